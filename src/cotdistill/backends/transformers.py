@@ -1,0 +1,136 @@
+"""A local model through Hugging Face transformers: batched, sorted by length, left-padded.
+
+Each sample draws from a generator of its own seed, so the same request gives the same text in any
+batch (as far as the kernels round alike).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from cotdistill.models import LoadedModel, encode_prompt, load_model, model_identity
+from cotdistill.store import Completion, Request, SamplingParams
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TransformersBackend:
+    """A Hugging Face id or a local folder, on a GPU where there is one; `chat` uses its template.
+
+    `batch_size` in sequences. Raises `BackendError` if the model cannot be loaded, or a prompt
+    leaves no room for its answer.
+    """
+
+    def __init__(self, model: str, chat: bool = False, system: str = "", batch_size: int = 64) -> None:
+        self.model = model
+        self.chat = chat
+        self.system = system
+        self.batch_size = batch_size
+
+    @cached_property
+    def identity(self) -> Mapping[str, str]:
+        identity = {**model_identity(self.model), "form": "chat" if self.chat else "completion"}
+        return {**identity, "system": self.system} if self.system else identity
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        return load_model(self.model)
+
+    def generate(
+        self, requests: Sequence[Request], params: SamplingParams
+    ) -> Generator[tuple[int, Completion], None, None]:
+        """Longest prompts first: too little memory shows at once, and batches hold few pads."""
+        if not requests:
+            return
+        encoded = [self._encode(request) for request in requests]
+        order = sorted(range(len(requests)), key=lambda i: -len(encoded[i]))
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            seeds = [requests[i].seed(params) for i in batch]
+            yield from zip(batch, self._complete([encoded[i] for i in batch], seeds, params), strict=True)
+
+    def _encode(self, request: Request) -> list[int]:
+        tokenizer = self.loaded.tokenizer
+        if not self.chat:
+            return encode_prompt(tokenizer, "".join(request.prompt))
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        messages += [
+            {"role": "assistant" if i % 2 else "user", "content": turn} for i, turn in enumerate(request.prompt)
+        ]
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return list(tokenizer.encode(text, add_special_tokens=False))
+
+    def _complete(self, prompts: list[list[int]], seeds: list[int], params: SamplingParams) -> list[Completion]:
+        import torch
+        from transformers import LogitsProcessorList, TopPLogitsWarper
+
+        model, tokenizer = self.loaded.model, self.loaded.tokenizer
+        width = max(map(len, prompts))
+        pad = self.loaded.pad_id
+        ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+        processors = LogitsProcessorList()
+        if params.temperature > 0:
+            if params.top_p < 1:
+                processors.append(Scale(params.temperature))
+                processors.append(TopPLogitsWarper(params.top_p))
+                processors.append(SeededNoise(seeds, 1.0))
+            else:
+                processors.append(SeededNoise(seeds, params.temperature))
+        with torch.inference_mode():
+            output = model.generate(
+                ids,
+                attention_mask=mask,
+                max_new_tokens=params.max_tokens,
+                do_sample=False,  # the noise makes the arg max a sample
+                logits_processor=processors,
+                eos_token_id=self.loaded.eos_ids,
+                pad_token_id=pad,
+                **({"stop_strings": list(params.stop), "tokenizer": tokenizer} if params.stop else {}),
+            )
+        rows = output[:, width:].tolist()
+        return [self._completion(row, len(p), params) for row, p in zip(rows, prompts, strict=True)]
+
+    def _completion(self, row: list[int], prompt_tokens: int, params: SamplingParams) -> Completion:
+        ends = [i for i, token in enumerate(row) if token in self.loaded.eos_ids]
+        tokens = row[: ends[0]] if ends else row
+        text = self.loaded.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        cuts = [text.find(stop) for stop in params.stop if stop in text]
+        if cuts and not ends:
+            # Rows that met a stop string are padded until the batch ends.
+            tokens = [token for token in row if token != self.loaded.pad_id]
+        text = text[: min(cuts)] if cuts else text
+        return Completion(text, "stop" if ends or cuts else "length", prompt_tokens, len(tokens) + bool(ends))
+
+
+class Scale:
+    """Logits divided by a temperature."""
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return scores / self.temperature
+
+
+class SeededNoise(Scale):
+    """Adds Gumbel noise, row by row from a generator of its own: the arg max is then a sample.
+
+    Source: the Gumbel-max trick, e.g. https://arxiv.org/abs/1903.06059, section 2.2.
+    """
+
+    def __init__(self, seeds: Sequence[int], temperature: float) -> None:
+        import torch
+
+        super().__init__(temperature)
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        uniform = torch.stack([torch.rand(scores.shape[-1], generator=g) for g in self.generators])
+        noise = -torch.log(-torch.log(uniform.clamp_min(torch.finfo(torch.float32).tiny)))
+        return scores.float() / self.temperature + noise.to(scores.device)

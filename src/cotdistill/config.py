@@ -1,0 +1,299 @@
+"""The config: one frozen model per section, checked once on load, saved resolved beside the results.
+
+    config = load_config(Path("my.yaml"), {"student.epochs": 2, "teacher.samples": 8})
+
+`${NAME}` stands for an environment variable, in `teacher.api_key` only; secrets are never saved.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+
+from cotdistill.errors import ConfigError
+
+MAX_CONFIG_BYTES = 50_000  # a whole one is 3,000; PyYAML reads 100,000 a second
+MAX_SHOWN = 100  # characters of a value or a key that are shown
+QUICKSTART = Path(__file__).parent / "quickstart.yaml"
+
+
+class Section(BaseModel):
+    """A part of the config: unknown keys are refused, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class TaskConfig(Section):
+    """What is asked: a task of ours by `name`, or your own file by `data`."""
+
+    name: str = Field("word_problems", description="a name from `cotdistill tasks`, or reasoning_gym/NAME")
+    train: int = Field(320, ge=1, description="training questions of a generated task")
+    test: int = Field(150, ge=1, description="test questions of a generated task")
+    seed: int = Field(0, description="seed of a generated task, and of the split of a file")
+    data: Path | None = Field(None, description="your own .jsonl or .csv file")
+    test_data: Path | None = Field(None, description="a file of its own for testing; none: a split of data")
+    test_fraction: float = Field(0.3, gt=0, lt=1, description="share of data kept for testing")
+    id: str | None = Field(None, description="column of a unique id; none: the line number")
+    question: str = Field("question", description="column of the question")
+    answer: str = Field("answer", description="column of the known answer")
+    choices: str | None = Field(None, description="column of the list of options, for answer_type choice")
+    answer_type: Literal["number", "choice", "yes_no", "text"] | None = Field(
+        None, description="how answers are read; needed for your own file"
+    )
+    rule: Literal["typed", "paper"] = Field("typed", description="typed: with care; paper: the authors' evaluator")
+
+    @model_validator(mode="after")
+    def _own_file_has_a_type(self) -> TaskConfig:
+        if self.data is not None and self.answer_type is None:
+            raise ValueError("answer_type is needed with data: number, choice, yes_no or text")
+        return self
+
+
+class TeacherConfig(Section):
+    """Who writes the rationales."""
+
+    backend: Literal["openai", "transformers", "recorded"] = Field("openai", description="how it is reached")
+    model: str = Field("", description="its name there; for recorded: which model of the store, if several")
+    base_url: str = Field("http://localhost:8000/v1", description="openai: the server, up to and with /v1")
+    api_key: SecretStr = Field(SecretStr(""), description="openai: ${OPENAI_API_KEY}; never written anywhere")
+    api: Literal["chat", "completions"] = Field("chat", description="chat messages, or plain text to continue")
+    system: str = Field("", description="a system message, chat only")
+    store: Path | None = Field(None, description="recorded: the store to read; none: the one in the package")
+    samples: int = Field(4, ge=1, description="D, rationales a question")
+    temperature: float = Field(0.7, ge=0, description="of the rationale; the answer is always greedy")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling; 1 is off")
+    max_tokens: int = Field(128, ge=1, description="of the rationale")
+    stop: tuple[str, ...] = Field((), description="texts that end a completion, besides the model's own end")
+    seed: int = Field(0, description="another seed asks for another pool of samples")
+    batch_size: int = Field(64, ge=1, description="transformers: sequences a batch")
+
+
+class LimitsConfig(Section):
+    """What an endpoint is asked at once, and for how long."""
+
+    concurrency: int = Field(16, ge=1, description="requests in flight")
+    timeout: float = Field(120, gt=0, description="seconds for one request, all in")
+    retries: int = Field(6, ge=0, description="after 429, 5xx, a timeout or a broken reply")
+
+
+class CurateConfig(Section):
+    """Which generations become training pairs."""
+
+    keep: Literal["correct", "all"] = Field("correct", description="all: no answer filter, for ablations")
+    truncated: Literal["drop", "keep"] = Field("drop", description="rationales cut at teacher.max_tokens")
+    dedup: bool = Field(True, description="drop a rationale that repeats another of its question")
+    per_question: int = Field(0, ge=0, description="keep at most so many a question; 0: no limit")
+
+
+class LoraConfig(Section):
+    """LoRA adapters instead of full fine-tuning; merged into the saved student."""
+
+    rank: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class StudentConfig(Section):
+    """Who learns, and how long."""
+
+    model: str = Field("smollm2-135m-instruct", description="ours, a Hugging Face id, or a folder")
+    epochs: float = Field(3, gt=0, description="passes over the pairs; not used where steps is set")
+    steps: int = Field(0, ge=0, description="optimiser steps, the same for every method; 0: from epochs")
+    learning_rate: float = Field(2e-4, gt=0, description="peak; linear decay after a short warm-up")
+    batch_size: int = Field(8, ge=1, description="examples a step")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps")
+    weight_decay: float = Field(0.01, ge=0)
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="one student a seed and method")
+    dev_fraction: float = Field(0.05, ge=0, lt=1, description="share of training questions held out for the dev loss")
+    max_length: int = Field(0, ge=0, description="tokens a training example may have; 0: the longest there is")
+    over_long: Literal["raise", "drop"] = Field("raise", description="drop: leave longer ones out and count them")
+    lora: LoraConfig | None = Field(None, description="e.g. {rank: 16}; none: all weights are trained")
+
+
+class EvaluateConfig(Section):
+    """Which methods are compared on the test questions."""
+
+    methods: tuple[str, ...] = ("zero_shot", "zero_shot_cot", "fine_tune", "fine_tune_cot")
+    batch_size: int = Field(64, ge=1, description="sequences a batch")
+    max_tokens: int = Field(0, ge=0, description="of a prediction; 0: each method's own")
+
+    @field_validator("methods")
+    @classmethod
+    def _known(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
+        from cotdistill.methods import METHODS
+
+        for method in methods:
+            if method not in METHODS:
+                raise ValueError(f"no method {method!r}{nearest(method, METHODS)}")
+        return methods
+
+
+class Config(Section):
+    """A whole run."""
+
+    name: str = Field("quickstart", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="of the run's folder")
+    runs: Path = Field(Path("runs"), description="the folder of all runs")
+    store: Path | None = Field(None, description="completions bought; none: RUNS/store.sqlite, shared by all runs")
+    task: TaskConfig = TaskConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    limits: LimitsConfig = LimitsConfig()
+    curate: CurateConfig = CurateConfig()
+    student: StudentConfig = StudentConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @property
+    def folder(self) -> Path:
+        return self.runs / self.name
+
+    @property
+    def store_path(self) -> Path:
+        return self.store or self.runs / "store.sqlite"
+
+    def to_yaml(self) -> str:
+        """Everything resolved, but for secrets."""
+        values = self.model_dump(mode="json", exclude={"teacher": {"api_key"}})
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML: a repeated key is an error, and so is an alias, with which 1 kB can become a gigabyte."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.constructor.ConstructorError(None, None, "aliases are not allowed", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """The config of a YAML file with overrides such as {"student.epochs": 2} applied.
+
+    Relative paths in it are taken from the current folder. Raises `ConfigError` that names the key
+    and the nearest right one.
+    """
+    values = read_yaml(path)
+    for key, value in (overrides or {}).items():
+        _set(values, key, value)
+    _fill_api_key(values)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path)) from None
+
+
+def load_quickstart(overrides: Mapping[str, Any] | None = None) -> Config:
+    """The embedded default: generated word problems, a recorded teacher, a student from PyPI."""
+    return load_config(QUICKSTART, overrides)
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """`section.field=value` as it stands on a command line; a value is YAML."""
+    overrides = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals:
+            raise ConfigError(f"{_shown(word)}: expected section.field=value, such as student.epochs=2.")
+        try:
+            overrides[key] = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        except (yaml.YAMLError, ValueError, RecursionError):  # the value may be a secret: it is not shown
+            raise ConfigError(f"{_shown(key)}: the value is not valid YAML. It may need quotes.") from None
+    return overrides
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises `ConfigError` that names file and line."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)  # a pipe or a device has no size to look at
+        if len(data) > MAX_CONFIG_BYTES:
+            raise ConfigError(f"{path}: over {MAX_CONFIG_BYTES:,} bytes; this is not a config.")
+        values = yaml.load(data.decode("utf-8-sig"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file. `cotdistill init` writes a config to start from.") from None
+    except (OSError, ValueError, RecursionError) as error:  # not UTF-8, a month 13, 10,000 brackets
+        raise ConfigError(f"{path}: cannot be read ({type(error).__name__}: {error}).") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)}).") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: sections such as `task:` were expected, not {type(values).__name__}.")
+    return values
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    *sections, field = key.split(".")
+    for section in sections:
+        if values.get(section) is None:  # such as student.lora in a saved config
+            values[section] = {}
+        values = values[section]
+        if not isinstance(values, dict):
+            raise ConfigError(f"{_shown(key)}: {_shown(section)} is not a section.")
+    values[field] = value
+
+
+def _fill_api_key(values: dict[str, Any]) -> None:
+    teacher = values.get("teacher")
+    if not isinstance(teacher, dict) or not teacher.get("api_key"):
+        return
+    match = re.fullmatch(r"\$\{(\w+)\}", str(teacher["api_key"]))
+    if match is None:
+        raise ConfigError(
+            "teacher.api_key: a key does not belong in a file or on a command line.\n"
+            "Put it into an environment variable and write: api_key: ${OPENAI_API_KEY}"
+        )
+    if match[1] not in os.environ:
+        raise ConfigError(
+            f"teacher.api_key: the environment variable {match[1]} is not set.\nRun: export {match[1]}=..."
+        )
+    values["teacher"] = {**teacher, "api_key": os.environ[match[1]]}
+
+
+def nearest(name: str, known: Any) -> str:
+    """' (did you mean ...?)' with the nearest of the known names, or all of them."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f". Did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}."
+
+
+def _shown(text: str, most: int = MAX_SHOWN) -> str:
+    """On one line, and not long."""
+    text = "".join(c if c.isprintable() else " " for c in text)
+    return text if len(text) <= most else text[:most] + "..."
+
+
+def _explain(error: ValidationError, path: Path | None) -> str:
+    first, *rest = error.errors()
+    key = _shown(".".join(map(str, first["loc"])))
+    if first["type"] == "extra_forbidden":
+        section: Any = Config
+        for part in first["loc"][:-1]:
+            annotation = section.model_fields[str(part)].annotation
+            section = next(
+                (t for t in (annotation, *getattr(annotation, "__args__", ())) if hasattr(t, "model_fields")), Section
+            )
+        what = f"no such key{nearest(str(first['loc'][-1]), section.model_fields)}"
+    else:
+        what = _shown(first["msg"].removeprefix("Value error, "), 3 * MAX_SHOWN)
+        if first["loc"] and first["loc"][-1] != "api_key" and not isinstance(first["input"], dict):
+            what += f" (it is {_shown(repr(first['input']))})"
+    where = f"{path}: " if path else ""
+    more = f"\n(and {len(rest)} more)" if rest else ""
+    return f"{where}{key}: {what}{more}"

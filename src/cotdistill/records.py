@@ -1,0 +1,177 @@
+"""The five records that flow through a run, and the JSON lines they are kept in.
+
+    Question -> Generation -> Score -> Pair -> Result
+
+All are frozen. A record is written as one JSON object a line, and read back by `read_jsonl`, which
+names the file and the line of whatever does not fit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from cotdistill.errors import DataError
+
+FinishReason = Literal["stop", "length", "error"]
+Category = Literal["correct", "wrong", "no_answer", "truncated", "error"]
+CATEGORIES: tuple[Category, ...] = ("correct", "wrong", "no_answer", "truncated", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question whose answer is known; `choices` are the options of a choice question, A first."""
+
+    id: str
+    text: str
+    answer: str
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What a model wrote for one question: a teacher's rationale or a student's prediction.
+
+    `text` is the raw completion of the method's first prompt, `answer_text` that of its second and
+    `None` where the method has one prompt only. Neither is ever edited. `finish_reason` is that of
+    `text`; an `error` has the reason in `error` and no text. Token counts are over both prompts.
+    """
+
+    question_id: str
+    index: int
+    text: str
+    answer_text: str | None
+    finish_reason: FinishReason
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How one generation was judged.
+
+    `predicted` is the answer read by the strict rule: in the form the method asks for. `lenient` says
+    whether the answer is right when it may stand anywhere in the text.
+    """
+
+    question_id: str
+    index: int
+    predicted: str | None
+    category: Category
+    lenient: bool
+
+    @property
+    def correct(self) -> bool:
+        return self.category == "correct"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One training example: a student reads `prompt` and learns to write `completion`."""
+
+    question_id: str
+    index: int
+    prompt: str
+    completion: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dict that TRL, OpenAI fine-tuning and `load_dataset("json")` read as it is."""
+        messages = [
+            {"role": "user", "content": self.prompt},
+            {"role": "assistant", "content": self.completion},
+        ]
+        return {**asdict(self), "messages": messages}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The accuracy of one method and seed over a set of questions.
+
+    `accuracy`, `low` and `high` (a 95% interval) and `lenient_accuracy` are fractions of `n`, the
+    answered generations: errors are counted in `categories` and in nothing else.
+    """
+
+    method: str
+    seed: int | None
+    accuracy: float
+    low: float
+    high: float
+    n: int
+    categories: Mapping[str, int]
+    lenient_accuracy: float
+    completion_tokens: float
+    seconds: float | None = None
+    warnings: tuple[str, ...] = field(default=())
+
+
+Record = TypeVar("Record", Generation, Pair, Question)
+
+
+def to_json(record: Any) -> dict[str, Any]:
+    """A record as a JSON-ready dict."""
+    return record.to_json() if isinstance(record, Pair) else asdict(record)
+
+
+def write_atomic(path: Path, data: str | bytes) -> None:
+    """Write `data` beside `path` and move it in when whole, so a cut write leaves the old file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink()
+        raise
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> None:
+    """Write one record a line, atomically."""
+    write_atomic(path, "".join(json.dumps(to_json(r)) + "\n" for r in records))
+
+
+def iter_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number, object) of a JSON-lines file; blank lines are passed over.
+
+    Raises `DataError` that names the file and line for anything that is not a JSON object.
+    """
+    try:
+        # Split on \n alone: str.splitlines would break a record at U+2028, which JSON allows.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file. Check the path, or where you run from.") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 10,000 brackets
+            raise DataError(f"{path}, line {number}: not valid JSON ({error}). Fix or remove the line.") from None
+        if not isinstance(value, dict):
+            raise DataError(f"{path}, line {number}: a JSON object was expected, not {line[:40]!r}.")
+        yield number, value
+
+
+def read_jsonl(path: Path, record: type[Record]) -> list[Record]:
+    """Read the records that `write_jsonl` wrote; keys the record does not have are ignored."""
+    names = {f.name for f in fields(record)}
+    records = []
+    for number, value in iter_json_lines(path):
+        try:
+            if "choices" in value:
+                value["choices"] = tuple(value["choices"])
+            records.append(record(**{k: v for k, v in value.items() if k in names}))
+        except TypeError as error:
+            raise DataError(f"{path}, line {number}: not a {record.__name__} ({error}).") from None
+    return records

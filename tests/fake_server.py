@@ -1,0 +1,142 @@
+"""A small OpenAI-compatible server that answers by rule and fails on demand, for tests.
+
+    python tests/fake_server.py --port 0 --fail-rate 0.2 --status 500
+
+Its port is the first line of stdout. A question "What is A plus B?" gets a rationale that ends in the sum,
+"Therefore, the answer is" gets that sum again, anything else " ok.". Which requests fail, and which answers
+are off by one, follows from a hash of the request: the same in every run, whatever the order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gzip
+import hashlib
+import re
+import socket
+from collections import Counter
+from typing import Any
+
+from aiohttp import web
+
+
+class FakeServer:
+    def __init__(self, flags: argparse.Namespace) -> None:
+        self.flags = flags
+        self.prompts: Counter[str] = Counter()
+        self.bodies: list[dict[str, Any]] = []  # the first thousand
+        self.at_once = self.most_at_once = 0
+
+    def app(self) -> web.Application:
+        app = web.Application()
+        app.router.add_post("/v1/completions", self.handle)
+        app.router.add_post("/v1/chat/completions", self.handle)
+        app.router.add_get("/stats", self.stats)
+        return app
+
+    async def stats(self, _request: web.Request) -> web.Response:
+        return web.json_response(
+            {
+                "requests": self.prompts.total(),
+                "prompts": self.prompts,
+                "bodies": self.bodies,
+                "most_at_once": self.most_at_once,
+            }
+        )
+
+    async def handle(self, request: web.Request) -> web.Response:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            return await self.reply(request)
+        finally:
+            self.at_once -= 1
+
+    async def reply(self, request: web.Request) -> web.Response:
+        flags = self.flags
+        body = await request.json()
+        chat = request.path.endswith("/chat/completions")
+        prompt = "".join(m["content"] for m in body["messages"] if m["role"] != "system") if chat else body["prompt"]
+        self.prompts[prompt] += 1
+        if len(self.bodies) < 1000:
+            self.bodies.append(body)
+        seed = body.get("seed", 0)
+        chance = f"{prompt}|{seed}|{self.prompts[prompt]}"  # another draw each time the prompt is seen
+
+        await asyncio.sleep(flags.latency)
+        given = request.headers.get("Authorization", "")
+        if flags.require_key and given != f"Bearer {flags.require_key}":
+            return problem(401, f"Incorrect API key provided: {given.removeprefix('Bearer ')}\x1b[31m")
+        if share("hang", chance) < flags.hang_rate:
+            await asyncio.sleep(3600)
+        if share("fail", chance) < flags.fail_rate:
+            headers = {"Retry-After": flags.retry_after} if flags.retry_after else {}
+            if 300 <= flags.status < 400:
+                headers["Location"] = "https://elsewhere.example/v1"
+            return problem(flags.status, flags.message, headers)
+        if share("json", chance) < flags.bad_json_rate:
+            return web.Response(text='{"choices": [{"tex', content_type="application/json")
+        if flags.raw is not None:
+            return web.Response(text=flags.raw, content_type="application/json")
+        if flags.bomb:
+            packed = gzip.compress(bytes(64 * 2**20))
+            return web.Response(body=packed, headers={"Content-Encoding": "gzip"}, content_type="application/json")
+
+        text = flags.reply if flags.reply is not None else answer(prompt, seed, flags.wrong_rate)
+        words = re.findall(r"\s*\S+", text)
+        reason = "length" if len(words) > body["max_tokens"] else "stop"
+        text = "".join(words[: body["max_tokens"]]) if reason == "length" else text
+        choice = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+        usage = {
+            "prompt_tokens": len(prompt.split()),
+            "completion_tokens": min(len(words), body["max_tokens"]),
+        }
+        return web.json_response({"choices": [{"index": 0, **choice, "finish_reason": reason}], "usage": usage})
+
+
+def problem(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
+    return web.json_response({"error": {"message": message, "code": None}}, status=status, headers=headers)
+
+
+def share(*of: object) -> float:
+    """A number in [0, 1) that is always the same for the same things."""
+    return int.from_bytes(hashlib.sha256(repr(of).encode()).digest()[:4]) / 2**32
+
+
+def answer(prompt: str, seed: int, wrong_rate: float) -> str:
+    # The last question counts: those before it are exemplars.
+    questions = list(re.finditer(r"What is (-?\d+) plus (-?\d+)\?", prompt))
+    if not questions:
+        return " ok."
+    a, b = map(int, questions[-1].groups())
+    reasoned = re.search(r"= (-?\d+)\.", prompt[questions[-1].end() :])
+    if reasoned and prompt.rstrip().endswith("Therefore, the answer is"):
+        return f" {reasoned[1]}."
+    total = a + b + (share("wrong", prompt, seed) < wrong_rate)
+    return f" {a} plus {b} is {a} + {b} = {total}."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds before each reply")
+    parser.add_argument("--fail-rate", type=float, default=0.0, help="share of requests that get --status")
+    parser.add_argument("--status", type=int, default=500)
+    parser.add_argument("--message", default="something went wrong", help="what a failure says")
+    parser.add_argument("--retry-after", default="", help="this header with each failure")
+    parser.add_argument("--bad-json-rate", type=float, default=0.0)
+    parser.add_argument("--hang-rate", type=float, default=0.0)
+    parser.add_argument("--wrong-rate", type=float, default=0.0, help="share of rationales off by one")
+    parser.add_argument("--require-key", default="")
+    parser.add_argument("--reply", default=None, help="this text to every prompt")
+    parser.add_argument("--raw", default=None, help="this body, as it is, to every request")
+    parser.add_argument("--bomb", action="store_true", help="every reply is 64 MB of zeros, gzipped")
+    flags = parser.parse_args()
+    with socket.create_server(("127.0.0.1", flags.port), backlog=1024) as listening:
+        print(listening.getsockname()[1], flush=True)
+        web.run_app(FakeServer(flags).app(), sock=listening, print=lambda *_: None, access_log=None)
+
+
+if __name__ == "__main__":
+    main()
