@@ -159,7 +159,8 @@ class Config(Section):
     def to_yaml(self) -> str:
         """Everything resolved, but for secrets."""
         values = self.model_dump(mode="json", exclude={"teacher": {"api_key"}})
-        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        # ASCII only: PyYAML reads back a U+0085 that it wrote as it is as a space.
+        return yaml.safe_dump(values, sort_keys=False)
 
 
 class _Loader(yaml.SafeLoader):

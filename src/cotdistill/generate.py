@@ -20,7 +20,7 @@ from cotdistill.records import Generation, Question
 from cotdistill.store import Completion, Request, Row, SamplingParams, Store, canonical, identity_text
 
 COMMIT_ROWS = 64  # rows a commit, at most
-COMMIT_SECONDS = 0.1  # a completion waits at most this long for its commit while others arrive
+COMMIT_SECONDS = 0.01  # a completion waits at most this long for its commit while others arrive
 POLL_SECONDS = 0.5  # how often to look for what another process is buying
 
 Progress = Callable[[int, int], None]  # done, of how many
@@ -42,25 +42,22 @@ def generate(
     """Ask each question `n` times; returns n generations a question, in the order of `questions`.
 
     The second prompt, where the method has one, holds the first's raw text and is asked at
-    temperature 0 (paper, section 3; appendix of the authors' code). A request that fails for good
+    temperature 0 (paper, section 3, and the authors' code). A request that fails for good
     comes back as a generation of finish reason "error" and is asked again by the next run.
     """
-    tokens = max_tokens or method.max_tokens
     asked = [(question, index) for question in questions for index in range(n)]
     total = len(asked) * (2 if method.answer_cue else 1)
 
-    prompts = [method.prompt(question) for question, _ in asked]
-    params = SamplingParams(tokens, temperature, top_p, method.stop + stop, seed)
-    requests = [Request((prompt,), index) for prompt, (_, index) in zip(prompts, asked, strict=True)]
+    params = first_params(method, max_tokens, temperature, top_p, stop, seed)
+    requests = [first_request(method, question, index) for question, index in asked]
     first = complete(requests, backend, params, store, lambda done: progress and progress(done, total))
 
     answers: list[Completion | None] = [None] * len(asked)
     if method.answer_cue:
         rows = [i for i, completion in enumerate(first) if completion.finish_reason != "error"]
-        # Greedy, and of a prompt that holds the sampled text already: one answer a prompt, sample 0.
-        seconds = [Request((prompts[i], first[i].text, method.answer_cue)) for i in rows]
+        seconds = [second_request(method, requests[i], first[i].text) for i in rows]
         done_before = total - len(seconds)
-        greedy = SamplingParams(method.answer_tokens, stop=method.stop + stop)
+        greedy = second_params(method, stop)
         for i, completion in zip(
             rows,
             complete(seconds, backend, greedy, store, lambda done: progress and progress(done_before + done, total)),
@@ -71,6 +68,35 @@ def generate(
         _generation(question, index, text, answer)
         for (question, index), text, answer in zip(asked, first, answers, strict=True)
     ]
+
+
+def first_params(
+    method: Method,
+    max_tokens: int | None = None,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    stop: tuple[str, ...] = (),
+    seed: int = 0,
+) -> SamplingParams:
+    """How the first prompt is sampled."""
+    # float: 0 and 0.0 are one temperature, and must be one key.
+    return SamplingParams(max_tokens or method.max_tokens, float(temperature), float(top_p), method.stop + stop, seed)
+
+
+def first_request(method: Method, question: Question, index: int) -> Request:
+    """Sample `index` of the method's first prompt."""
+    return Request((method.prompt(question),), index)
+
+
+def second_params(method: Method, stop: tuple[str, ...] = ()) -> SamplingParams:
+    """How the second prompt is sampled: greedily."""
+    return SamplingParams(method.answer_tokens, stop=method.stop + stop)
+
+
+def second_request(method: Method, first: Request, text: str) -> Request:
+    """The prompt that asks for the answer after `text`, which the `first` prompt brought."""
+    # It holds the sampled text already, so one greedy answer a prompt is enough: sample 0.
+    return Request((*first.prompt, text, method.answer_cue or ""))
 
 
 def complete(

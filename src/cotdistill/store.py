@@ -18,7 +18,7 @@ import json
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,9 +173,10 @@ class Store:
         """The completions of those `keys` that are stored."""
         query = "SELECT text, finish_reason, prompt_tokens, completion_tokens FROM completions WHERE key = ?"
         found = {}
-        for key in keys:
-            if row := self._db.execute(query, (key,)).fetchone():
-                found[key] = Completion(*row)
+        with _errors_named(self.path):
+            for key in keys:
+                if row := self._db.execute(query, (key,)).fetchone():
+                    found[key] = Completion(*row)
         return found
 
     def write(self, rows: Sequence[Row]) -> None:

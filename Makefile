@@ -1,0 +1,47 @@
+# make run: the main job. make test: the tests. make check: all that CI checks.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: run test slow check lint format setup lock clean
+
+run: setup
+	$(BIN)/cotdistill run
+
+test: setup
+	$(BIN)/pytest -m "not slow and not gpu"
+
+slow: setup
+	$(BIN)/pytest -m "slow and not gpu"
+
+check: lint test
+
+lint: setup
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+setup: $(READY)
+
+# --no-build-isolation: the build tools come from the lock too.
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+# torch is held at one version: a newer one changes numbers, and on Linux its download is gigabytes.
+lock:
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet torch==2.13.0
+	$(VENV)-lock/bin/python -m pip install --quiet '.[train,report,tasks,dev]'
+	$(VENV)-lock/bin/python -m pip freeze --exclude cotdistill | sed "s/+cpu$$//" > requirements.lock
+	rm -rf $(VENV)-lock
+
+clean:
+	rm -rf $(VENV) $(VENV)-lock .mypy_cache .pytest_cache .ruff_cache

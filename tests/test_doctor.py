@@ -1,0 +1,96 @@
+"""What doctor finds: with a real server and with a dead one, and never an exception."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from cotdistill import doctor
+from cotdistill.config import Config
+from cotdistill.doctor import Check, checks
+from servers import Server, start_server
+
+KEY = "sk-canary-0123456789"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with start_server() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _no_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # It loads torch in another process: seconds that each test would pay.
+    monkeypatch.setattr(doctor, "compute", lambda: Check("torch", True, "CPU"))
+    monkeypatch.setenv("COTDISTILL_CACHE", str(tmp_path / "cache"))
+
+
+def config(tmp_path: Path, **teacher: object) -> Config:
+    values = {"runs": tmp_path / "runs", "task": {"train": 10, "test": 5}, "teacher": {"model": "fake", **teacher}}
+    return Config.model_validate(values)
+
+
+def found(config: Config, live: bool = True) -> dict[str, Check]:
+    done = list(checks(config, live))
+    assert all(KEY not in f"{check}" for check in done)
+    assert all(check.fix and "\n" not in check.found + check.fix for check in done if not check.ok)
+    return {check.name: check for check in done}
+
+
+def test_a_live_teacher_is_asked_once(tmp_path: Path, server: Server) -> None:
+    before = server.stats()["requests"]
+    seen = found(config(tmp_path, base_url=server.base_url, api_key=KEY))
+    assert [check for check in seen.values() if not check.ok and check.name not in ("memory", "train extra")] == []
+    assert "200 OK" in seen["teacher"].found
+    assert seen["task"].found == "word_problems: 10 train and 5 test questions, number"
+    assert "aiohttp" in seen["packages"].found
+    found(config(tmp_path, base_url=server.base_url), live=False)
+    assert server.stats()["requests"] == before + 1
+
+
+def test_a_dead_port_says_what_to_do(tmp_path: Path) -> None:
+    with socket.socket() as held:  # bound and not listening: refused, and nobody else's
+        held.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{held.getsockname()[1]}/v1"
+        check = found(config(tmp_path, base_url=url, api_key=KEY))["teacher"]
+    assert not check.ok
+    assert "no server answers" in check.found
+    assert check.fix == "Start it, or set teacher.base_url."
+
+
+def test_each_failure_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "not.sqlite").write_text("hello " * 100)
+    (tmp_path / "empty").mkdir()
+    values = {
+        "runs": tmp_path / "runs",
+        "task": {"name": "wrod_problems"},
+        "teacher": {"backend": "recorded", "store": tmp_path / "not.sqlite"},
+        "student": {"model": str(tmp_path / "empty")},
+    }
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**9))
+    seen = found(Config.model_validate(values))
+    bad = {name for name, check in seen.items() if not check.ok} - {"memory", "train extra"}
+    assert bad == {"task", "teacher", "student", "disk for runs", "disk for the cache"}
+    assert "word_problems" in seen["task"].found
+    assert "1.0 GB free" in seen["disk for runs"].found
+
+
+def test_the_embedded_default_needs_no_network(tmp_path: Path) -> None:
+    seen = found(config(tmp_path, backend="recorded", model=""))
+    assert seen["teacher"].ok
+    assert "fetches from PyPI" in seen["student"].found
+    assert not (tmp_path / "runs").exists()
+
+
+def test_missing_and_old_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "requires", lambda name: ["aiohttp>=99.1", "nosuch>=1; extra == 'train'"])
+    check = doctor.packages("packages", "", "pip install --upgrade cotdistill")
+    assert not check.ok
+    assert check.found.startswith("aiohttp is ")
+    assert check.found.endswith("99.1 is needed")
+    assert doctor.packages("train extra", "train", "x").found == "nosuch is missing"

@@ -1,0 +1,217 @@
+"""Asking: each completion is paid for once, whatever fails in between."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from cotdistill.backends.openai import OpenAIBackend
+from cotdistill.errors import BackendError
+from cotdistill.generate import complete, generate
+from cotdistill.methods import METHODS
+from cotdistill.records import Generation, Question, read_jsonl
+from cotdistill.store import Completion, Request, SamplingParams, Store
+from servers import start_server
+
+QUESTIONS = [Question(str(i), f"What is {i} plus 1?", str(i + 1)) for i in range(5)]
+COT = METHODS["zero_shot_cot"]
+
+
+def reply(request: Request, params: SamplingParams) -> Completion:
+    """A rationale that begins with an empty line, or the answer."""
+    text = f"\n\nThink {request.sample}." if len(request.prompt) == 1 else " 7."
+    return Completion(text, "stop", 10, 2)
+
+
+class Scripted:
+    """Answers by rule, last request first, and counts what it was asked."""
+
+    identity: Mapping[str, str] = {"model": "scripted"}
+
+    def __init__(self, answer: Callable[[Request, SamplingParams], Completion] = reply) -> None:
+        self.answer = answer
+        self.asked: Counter[tuple[Request, SamplingParams]] = Counter()
+
+    def generate(
+        self, requests: Sequence[Request], params: SamplingParams
+    ) -> Generator[tuple[int, Completion], None, None]:
+        for position, request in reversed(list(enumerate(requests))):
+            self.asked[request, params] += 1
+            yield position, self.answer(request, params)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Generator[Store, None, None]:
+    with Store(tmp_path / "s.sqlite") as store:
+        yield store
+
+
+def test_both_prompts_and_the_order(store: Store) -> None:
+    backend = Scripted()
+    done: list[tuple[int, int]] = []
+    generations = generate(
+        QUESTIONS, backend, COT, store, n=2, temperature=0.7, stop=("Q:",), progress=lambda *p: done.append(p)
+    )
+    assert generations == [
+        Generation(q.id, i, f"\n\nThink {i}.", " 7.", "stop", 20, 4) for q in QUESTIONS for i in range(2)
+    ]
+    first, second = SamplingParams(128, 0.7, stop=("Q:",)), SamplingParams(32, stop=("Q:",))
+    expected: list[tuple[Request, SamplingParams]] = []
+    for question in QUESTIONS:
+        prompt = f"Q: {question.text}\nA: Let's think step by step."
+        for i in range(2):
+            expected.append((Request((prompt,), i), first))
+            # The raw text goes into the second prompt, leading lines and all.
+            expected.append((Request((prompt, f"\n\nThink {i}.", "\nTherefore, the answer is")), second))
+    assert backend.asked == Counter(expected)
+    assert done == sorted(done)
+    assert done[-1] == (20, 20)
+
+
+def test_one_prompt_methods(store: Store) -> None:
+    backend = Scripted()
+    (generation,) = generate(QUESTIONS[:1], backend, METHODS["fine_tune_cot"], store, max_tokens=9)
+    assert generation == Generation("0", 0, "\n\nThink 0.", None, "stop", 10, 2)
+    assert [*backend.asked] == [(Request(("What is 0 plus 1? ###",)), SamplingParams(9, stop=(" END",)))]
+
+
+def test_only_what_is_missing_is_asked(store: Store) -> None:
+    backend = Scripted()
+    one = generate(QUESTIONS, backend, COT, store, n=1, temperature=0.7)
+    assert backend.asked.total() == 10
+    two = generate(QUESTIONS, backend, COT, store, n=2, temperature=0.7)
+    assert backend.asked.total() == 20
+    assert [g for g in two if g.index == 0] == one
+    assert generate(QUESTIONS, backend, COT, store, n=2, temperature=0.7) == two
+    assert generate(QUESTIONS[3:1:-1], backend, COT, store, n=1, temperature=0.7) == [one[3], one[2]]
+    assert backend.asked.total() == 20
+    generate(QUESTIONS, backend, COT, store, n=1, temperature=0.7, seed=1)
+    assert backend.asked.total() == 25  # another pool; the same texts need no other answers
+
+
+def test_equal_requests_are_asked_once(store: Store) -> None:
+    backend = Scripted()
+    requests = [Request(("a",)), Request(("b",)), Request(("a",))]
+    assert len(complete(requests, backend, SamplingParams(9), store)) == 3
+    assert backend.asked.total() == 2
+    assert complete([], backend, SamplingParams(9), store) == []
+
+
+@pytest.mark.parametrize("turns", [1, 3])
+def test_error_is_not_stored_and_asked_again(store: Store, turns: int) -> None:
+    def fail(request: Request, params: SamplingParams) -> Completion:
+        failed = len(request.prompt) == turns and "What is 2" in request.prompt[0]
+        return Completion("", "error", error="too long") if failed else reply(request, params)
+
+    failing, working = Scripted(fail), Scripted()
+    generations = generate(QUESTIONS, failing, COT, store)
+    assert [g.finish_reason for g in generations] == ["stop", "stop", "error", "stop", "stop"]
+    assert generations[2].error == "too long"
+    assert len(store) == failing.asked.total() - 1
+    assert max(failing.asked.values()) == 1
+    again = generate(QUESTIONS, working, COT, store)
+    assert {g.finish_reason for g in again} == {"stop"}
+    assert working.asked.total() == (2 if turns == 1 else 1)
+
+
+@pytest.mark.parametrize("error", [BackendError("gone"), KeyboardInterrupt()], ids=repr)
+def test_what_was_yielded_before_a_failure_is_kept(store: Store, error: BaseException) -> None:
+    def fail(request: Request, params: SamplingParams) -> Completion:
+        if "What is 1" in request.prompt[0]:
+            raise error
+        return reply(request, params)
+
+    with pytest.raises(type(error)):
+        generate(QUESTIONS, Scripted(fail), METHODS["zero_shot"], store)
+    assert len(store) == 3
+    with Store(store.path) as another:  # nothing stays claimed
+        backend = Scripted()
+        generate(QUESTIONS, backend, METHODS["zero_shot"], another)
+        assert backend.asked.total() == 2
+
+
+class Lazy(Scripted):
+    """Breaks the contract: yields fewer than it was asked."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def generate(
+        self, requests: Sequence[Request], params: SamplingParams
+    ) -> Generator[tuple[int, Completion], None, None]:
+        yield from super().generate(requests[: self.most], params)
+
+
+def test_backend_that_yields_too_few(store: Store) -> None:
+    backend = Lazy(2)
+    assert len(generate(QUESTIONS, backend, METHODS["zero_shot"], store)) == 5
+    assert backend.asked.total() == 5
+    with pytest.raises(BackendError, match="Lazy returned nothing for 5 requests"):
+        generate(QUESTIONS, Lazy(0), COT, store)
+
+
+KILLS, CONCURRENCY, LATENCY = 15, 4, 0.03
+RUN = """
+import sys
+from pathlib import Path
+from cotdistill.backends.openai import OpenAIBackend
+from cotdistill.generate import generate
+from cotdistill.methods import METHODS
+from cotdistill.records import Question, write_jsonl
+from cotdistill.store import Store
+
+url, folder = sys.argv[1], Path(sys.argv[2])
+questions = [Question(str(i), f"What is {i} plus 7?", str(i + 7)) for i in range(60)]
+backend = OpenAIBackend("fake", url, concurrency=4)
+print("ready", flush=True)
+with Store(folder / "store.sqlite") as store:
+    generations = generate(questions, backend, METHODS["zero_shot_cot"], store, n=2, temperature=0.7)
+write_jsonl(folder / "generations.jsonl", generations)
+"""
+
+
+def start_run(base_url: str, folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", RUN, base_url, str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_killed_run_ends_as_an_undisturbed_one_and_pays_only_for_what_was_in_flight(tmp_path: Path) -> None:
+    with start_server("--latency", str(LATENCY), "--wrong-rate", "0.3") as server:
+        whole, killed = tmp_path / "whole", tmp_path / "killed"
+        with start_run(server.base_url, whole) as process:
+            assert process.wait(60) == 0
+        needed = server.stats()["requests"]
+        # Two samples a question; the second prompts of two equal texts are one request.
+        assert 180 <= needed <= 240
+        rng = random.Random(5)
+        for _ in range(KILLS):
+            with start_run(server.base_url, killed) as process:
+                time.sleep(rng.uniform(0.01, 0.25))
+                process.kill()
+        with start_run(server.base_url, killed) as process:
+            assert process.wait(60) == 0
+        paid = server.stats()["requests"] - needed
+    assert (killed / "generations.jsonl").read_bytes() == (whole / "generations.jsonl").read_bytes()
+    assert len(read_jsonl(killed / "generations.jsonl", Generation)) == 120
+    # For each worker one in flight, and one that was answered since the last commit, COMMIT_SECONDS ago at most.
+    assert paid <= needed + KILLS * 2 * CONCURRENCY
+
+
+def test_scripted_and_real_backends_give_the_same_kind_of_thing(store: Store) -> None:
+    with start_server() as server:
+        backend = OpenAIBackend("fake", server.base_url)
+        generations = generate(QUESTIONS, backend, COT, store)
+    assert [(g.text, g.answer_text) for g in generations] == [
+        (f" {i} plus 1 is {i} + 1 = {i + 1}.", f" {i + 1}.") for i in range(5)
+    ]
