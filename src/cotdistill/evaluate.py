@@ -67,6 +67,7 @@ def evaluate(
     """The Result of one method over scored generations; errors are left out of n and counted."""
     counts = Counter(s.category for s in scores)
     answered = [s for s in scores if s.category != "error"]
+    tokens = [g.completion_tokens for g in generations if g.finish_reason != "error"]
     n, right = len(answered), counts["correct"]
     low, high = wilson(right, n)
     return Result(
@@ -78,7 +79,7 @@ def evaluate(
         n,
         {category: counts[category] for category in CATEGORIES},
         sum(s.lenient for s in answered) / n if n else 0.0,
-        sum(g.completion_tokens for g in generations) / len(generations) if generations else 0.0,
+        sum(tokens) / len(tokens) if tokens else 0.0,
         seconds,
         tuple(_warnings(right, n, counts["error"], len(scores))),
     )

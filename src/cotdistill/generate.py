@@ -19,8 +19,6 @@ from cotdistill.methods import Method
 from cotdistill.records import Generation, Question
 from cotdistill.store import Completion, Request, Row, SamplingParams, Store, canonical, identity_text
 
-COMMIT_ROWS = 64  # rows a commit, at most
-COMMIT_SECONDS = 0.01  # a completion waits at most this long for its commit while others arrive
 POLL_SECONDS = 0.5  # how often to look for what another process is buying
 
 Progress = Callable[[int, int], None]  # done, of how many
@@ -111,38 +109,39 @@ def complete(
     keys = [request.key(model, params_text) for request in requests]
     wanted = dict(zip(keys, requests, strict=True))
     found = store.read(wanted)
-    already = len(requests) - len(wanted)  # equal requests are one row
-    progress(already + len(found))
+    done = len(requests) - len(wanted)  # equal requests are one row
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(done)
+
+    count(len(found))
 
     while missing := [key for key in wanted if key not in found]:
         claimed = store.claim(missing)
         mine = [key for key in missing if key in claimed]
         if not mine:  # another process is buying all that is left
             time.sleep(POLL_SECONDS)
-        waiting: list[Row] = []
-        committed = time.monotonic()
         try:
-            stream = backend.generate([wanted[key] for key in mine], params)
-            with closing(stream):
+            with store.writer(count) as write, closing(backend.generate([wanted[k] for k in mine], params)) as stream:
                 for position, completion in stream:
-                    found[mine[position]] = completion
-                    if completion.finish_reason != "error":
-                        request = wanted[mine[position]]
-                        waiting.append(Row(mine[position], model, params_text, request, completion))
-                    if len(waiting) >= COMMIT_ROWS or time.monotonic() - committed > COMMIT_SECONDS:
-                        store.write(waiting)
-                        waiting, committed = [], time.monotonic()
-                        progress(already + len(found))
+                    key = mine[position]
+                    found[key] = completion
+                    if completion.finish_reason == "error":
+                        count(1)
+                    else:
+                        write(Row(key, model, params_text, wanted[key], completion))
         finally:
-            store.write(waiting)
             store.unclaim()
         if mine and not any(key in found for key in mine):
             raise BackendError(
                 f"{type(backend).__name__} returned nothing for {len(mine)} requests.\n"
                 "A backend must yield a completion for each, of finish reason 'error' where it has none."
             )
-        found |= store.read(key for key in missing if key not in found)
-        progress(already + len(found))
+        others = store.read(key for key in missing if key not in found)
+        found |= others
+        count(len(others))
     return [found[key] for key in keys]
 
 

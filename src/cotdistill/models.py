@@ -65,6 +65,7 @@ def folder_when_whole(path: Path) -> Iterator[Path]:
         beside.chmod(0o755)
         yield beside
         if path.exists():
+            (path / COMPLETE).unlink(missing_ok=True)  # first: a kill while removing leaves no folder that looks whole
             shutil.rmtree(path)
         beside.rename(path)
     finally:
@@ -187,11 +188,13 @@ def import_training() -> tuple[Any, Any, Any]:
 
 def _load(name: str, dtype: Any) -> tuple[Any, Any]:
     _, torch, transformers = import_training()
+    from safetensors import SafetensorError
+
     path = resolve_model(name)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(path)
         model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise model_error(name, error) from None
     if tokenizer.eos_token_id is None:
         raise BackendError(f"the model {name!r} has no end-of-sequence token, so a student could not learn to stop.")

@@ -13,15 +13,18 @@ one of them, and the kernel frees the claims of a process that died.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from types import TracebackType
 
 from filelock import FileLock, Timeout
@@ -46,6 +49,7 @@ CREATE TABLE IF NOT EXISTS completions (
 CREATE TABLE IF NOT EXISTS claims (key BLOB PRIMARY KEY, owner TEXT NOT NULL) STRICT, WITHOUT ROWID;
 """
 APPLICATION_ID = 0xC07D
+ROWS_A_COMMIT = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,8 @@ class Store:
                 self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro{alone}", uri=True)
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
+                # The writer thread uses it too, and nobody else while it does.
+                self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
             try:
                 if not read_only:
                     tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master")}
@@ -198,12 +203,46 @@ class Store:
             )
             self._db.executemany("DELETE FROM claims WHERE key = ?", [(row.key,) for row in rows])
 
+    @contextmanager
+    def writer(self, committed: Callable[[int], object]) -> Iterator[Callable[[Row], None]]:
+        """A function that stores a row soon, in a thread; `committed` hears how many are on the disk.
+
+        What arrives while one commit waits for the disk goes into the next: many a commit under load,
+        and none that waits for company. All is on the disk when the block ends, however it ends.
+        """
+        rows: SimpleQueue[Row | None] = SimpleQueue()
+
+        def work() -> None:
+            row = rows.get()
+            while row is not None:
+                batch = [row]
+                while not rows.empty() and len(batch) < ROWS_A_COMMIT and (row := rows.get()) is not None:
+                    batch.append(row)
+                self.write(batch)
+                committed(len(batch))
+                if row is not None:
+                    row = rows.get()
+
+        with ThreadPoolExecutor(1, thread_name_prefix="store") as pool:
+            working = pool.submit(work)
+
+            def put(row: Row) -> None:
+                if working.done():
+                    working.result()  # raises what stopped it, such as a full disk
+                rows.put(row)
+
+            try:
+                yield put
+            finally:
+                rows.put(None)
+            working.result()
+
     def claim(self, keys: Sequence[bytes]) -> set[bytes]:
         """Those of the `keys` that this process may buy now; another live process holds the rest."""
-        if self._lock is None:
-            self._lock = FileLock(self._owner_file(self._owner))
-            self._lock.acquire()
         with self._transaction():
+            if self._lock is None:  # inside: another process must not find the file before it is locked
+                self._lock = FileLock(self._owner_file(self._owner))
+                self._lock.acquire()
             self._free_dead_claims()
             self._db.executemany("INSERT OR IGNORE INTO claims VALUES (?, ?)", [(key, self._owner) for key in keys])
             mine = {key for (key,) in self._db.execute("SELECT key FROM claims WHERE owner = ?", (self._owner,))}
@@ -230,16 +269,20 @@ class Store:
         return f"{self.path}.owner-{owner}"
 
     def _free_dead_claims(self) -> None:
-        for (owner,) in self._db.execute("SELECT DISTINCT owner FROM claims").fetchall():
+        alive = [self._owner]
+        for file in self.path.parent.glob(f"{glob.escape(self.path.name)}.owner-*"):
+            owner = file.name.rpartition("-")[2]
             if owner == self._owner:
                 continue
-            lock = FileLock(self._owner_file(owner))
+            lock = FileLock(file)
             try:
                 with lock.acquire(timeout=0):
-                    self._db.execute("DELETE FROM claims WHERE owner = ?", (owner,))
-                Path(lock.lock_file).unlink(missing_ok=True)
+                    file.unlink(missing_ok=True)
             except Timeout:
-                pass  # alive
+                alive.append(owner)
+        claimers = self._db.execute("SELECT DISTINCT owner FROM claims").fetchall()
+        dead = [owner for owner in claimers if owner[0] not in alive]
+        self._db.executemany("DELETE FROM claims WHERE owner = ?", dead)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

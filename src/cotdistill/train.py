@@ -71,24 +71,22 @@ def train(
     _, _, transformers = import_training()
     transformers.set_seed(seed)
     model, tokenizer = load_for_training(config.model)
-    train_pairs, dev_pairs = split_dev(pairs, config.dev_fraction, seed)
     limit = min(config.max_length or math.inf, getattr(model.config, "max_position_embeddings", math.inf))
-    examples, dropped = _fitting([make_example(tokenizer, p) for p in train_pairs], limit, config.over_long)
-    dev_examples, _ = _fitting([make_example(tokenizer, p) for p in dev_pairs], limit, "drop")
+    tokenised = {pair: make_example(tokenizer, pair) for pair in pairs}
+    fitting = _fitting(pairs, tokenised, limit, config.over_long)
+    examples, dev_examples = ([tokenised[p] for p in side] for side in split_dev(fitting, config.dev_fraction, seed))
 
     started = time.monotonic()
     with folder_when_whole(folder) as beside:
-        trainer = _trainer(model, tokenizer, examples, dev_examples, config, seed, beside / "trainer", progress)
+        trainer = _trainer(model, tokenizer, examples, dev_examples, config, seed, beside, progress)
         trainer.train()
-        if dev_examples and trainer.state.epoch and trainer.state.epoch % 1:
-            trainer.evaluate()
         facts = {
             "fingerprint": print_of,
             "base": model_identity(config.model),
             "seed": seed,
             "pairs": len(pairs),
             "examples": len(examples),
-            "over_long_dropped": dropped,
+            "over_long_dropped": len(pairs) - len(fitting),
             "longest": max(len(e.input_ids) for e in examples),
             "steps": trainer.state.global_step,
             "epochs": trainer.state.epoch,
@@ -137,17 +135,18 @@ def split_dev(pairs: Sequence[Pair], fraction: float, seed: int) -> tuple[list[P
     return train_pairs, [pair for pair in pairs if pair.question_id in held_out]
 
 
-def _fitting(examples: list[Example], limit: float, over_long: str) -> tuple[list[Example], int]:
-    fitting = [example for example in examples if len(example.input_ids) <= limit]
-    dropped = len(examples) - len(fitting)
-    if (dropped and over_long == "raise") or (examples and not fitting):
-        bins = Counter(2 ** math.ceil(math.log2(len(example.input_ids))) for example in examples)
+def _fitting(pairs: Sequence[Pair], tokenised: Mapping[Pair, Example], limit: float, over_long: str) -> list[Pair]:
+    lengths = [len(tokenised[pair].input_ids) for pair in pairs]
+    fitting = [pair for pair, length in zip(pairs, lengths, strict=True) if length <= limit]
+    dropped = len(pairs) - len(fitting)
+    if (dropped and over_long == "raise") or not fitting:
+        bins = Counter(2 ** math.ceil(math.log2(length)) for length in lengths)
         histogram = ", ".join(f"up to {top}: {bins[top]}" for top in sorted(bins))
         raise DataError(
-            f"{dropped} of {len(examples)} training examples have more than {limit} tokens ({histogram}).\n"
+            f"{dropped} of {len(pairs)} training examples have more than {limit} tokens ({histogram}).\n"
             "A completion is never cut. Raise student.max_length, or leave them out with student.over_long=drop."
         )
-    return fitting, dropped
+    return fitting
 
 
 def collate(examples: Sequence[Mapping[str, list[int]]], pad_id: int) -> dict[str, torch.Tensor]:
@@ -189,9 +188,11 @@ def _trainer(
             progress(state.global_step, state.max_steps)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-            if not math.isfinite(logs.get("loss", 0.0)):
+            # train_loss, the mean over all steps, comes last: a short run logs no other.
+            loss = logs.get("loss", logs.get("train_loss", 0.0))
+            if not math.isfinite(loss):
                 raise BackendError(
-                    f"the training loss became {logs['loss']} at step {state.global_step}.\n"
+                    f"the training loss became {loss} at step {state.global_step}.\n"
                     "Lower student.learning_rate; nothing of this student was saved."
                 )
 
@@ -212,6 +213,7 @@ def _trainer(
         eval_strategy="epoch" if dev_examples else "no",
         save_strategy="no",
         logging_steps=10,
+        logging_nan_inf_filter=False,  # it would hide what Watch looks for
         report_to=[],
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),

@@ -54,12 +54,10 @@ class RecordedBackend:
     def _not_recorded(self, store: Store, missing: int, asked: int, params: SamplingParams) -> BackendError:
         recorded = [json.loads(text) for text in store.params(self.identity)]
         wanted = asdict(params) | {"stop": list(params.stop)}
-        differences = {key: {p.get(key) for p in recorded if not isinstance(p.get(key), list)} for key in wanted}
-        others = [
-            f"{key}={wanted[key]} (recorded: {', '.join(map(str, sorted(values)))})"
-            for key, values in differences.items()
-            if values and wanted[key] not in values
-        ]
+        # The first and the second prompt are asked differently: compare with the nearest of those recorded.
+        differences = ({key: p.get(key) for key in wanted if p.get(key) != wanted[key]} for p in recorded)
+        nearest = min(differences, key=len, default={})
+        others = [f"{key}={wanted[key]} (recorded: {value})" for key, value in nearest.items()]
         why = "; ".join(others) or "other questions, or more samples, than were recorded"
         return BackendError(
             f"{missing} of {asked} completions are not in {self.path.name}: {why}.\n"

@@ -65,7 +65,7 @@ class TransformersBackend:
 
     def _complete(self, prompts: list[list[int]], seeds: list[int], params: SamplingParams) -> list[Completion]:
         import torch
-        from transformers import LogitsProcessorList, TopPLogitsWarper
+        from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
         model, tokenizer = self.loaded.model, self.loaded.tokenizer
         width = max(map(len, prompts))
@@ -74,18 +74,16 @@ class TransformersBackend:
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
         processors = LogitsProcessorList()
         if params.temperature > 0:
+            processors.append(TemperatureLogitsWarper(params.temperature))
             if params.top_p < 1:
-                processors.append(Scale(params.temperature))
                 processors.append(TopPLogitsWarper(params.top_p))
-                processors.append(SeededNoise(seeds, 1.0))
-            else:
-                processors.append(SeededNoise(seeds, params.temperature))
+            processors.append(SeededChoice(seeds))
         with torch.inference_mode():
             output = model.generate(
                 ids,
                 attention_mask=mask,
                 max_new_tokens=params.max_tokens,
-                do_sample=False,  # the noise makes the arg max a sample
+                do_sample=False,  # SeededChoice has chosen
                 logits_processor=processors,
                 eos_token_id=self.loaded.eos_ids,
                 pad_token_id=pad,
@@ -99,38 +97,28 @@ class TransformersBackend:
         tokens = row[: ends[0]] if ends else row
         text = self.loaded.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         cuts = [text.find(stop) for stop in params.stop if stop in text]
-        if cuts and not ends:
-            # Rows that met a stop string are padded until the batch ends.
-            tokens = [token for token in row if token != self.loaded.pad_id]
-        text = text[: min(cuts)] if cuts else text
-        return Completion(text, "stop" if ends or cuts else "length", prompt_tokens, len(tokens) + bool(ends))
+        if cuts:
+            # A row that met a stop string is padded until the batch ends, with EOS where that is the pad.
+            while tokens and tokens[-1] == self.loaded.pad_id:
+                tokens.pop()
+            return Completion(text[: min(cuts)], "stop", prompt_tokens, len(tokens))
+        return Completion(text, "stop" if ends else "length", prompt_tokens, len(tokens) + bool(ends))
 
 
-class Scale:
-    """Logits divided by a temperature."""
+class SeededChoice:
+    """Leaves one token a row, drawn from its probabilities with a generator of the row's own seed."""
 
-    def __init__(self, temperature: float) -> None:
-        self.temperature = temperature
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        return scores / self.temperature
-
-
-class SeededNoise(Scale):
-    """Adds Gumbel noise, row by row from a generator of its own: the arg max is then a sample.
-
-    Source: the Gumbel-max trick, e.g. https://arxiv.org/abs/1903.06059, section 2.2.
-    """
-
-    def __init__(self, seeds: Sequence[int], temperature: float) -> None:
+    def __init__(self, seeds: Sequence[int]) -> None:
         import torch
 
-        super().__init__(temperature)
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         import torch
 
-        uniform = torch.stack([torch.rand(scores.shape[-1], generator=g) for g in self.generators])
-        noise = -torch.log(-torch.log(uniform.clamp_min(torch.finfo(torch.float32).tiny)))
-        return scores.float() / self.temperature + noise.to(scores.device)
+        cumulated = scores.float().softmax(-1).cumsum(-1)
+        uniform = torch.cat([torch.rand(1, generator=g) for g in self.generators]).to(scores.device)
+        # right=True: a token of probability 0 adds nothing to the sum, and is never the first above.
+        chosen = torch.searchsorted(cumulated, uniform[:, None] * cumulated[:, -1:], right=True)
+        chosen.clamp_(max=scores.shape[-1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter_(-1, chosen, 0.0)

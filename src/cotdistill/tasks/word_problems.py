@@ -13,6 +13,8 @@ from random import Random
 
 from cotdistill.records import Question
 
+MOST = 20  # a small student learns the sums below it from a few hundred examples
+
 PEOPLE = (
     *(("Priya", "She"), ("Omar", "He"), ("Lena", "She"), ("Mateo", "He"), ("Aiko", "She")),
     *(("Tobias", "He"), ("Zara", "She"), ("Kwame", "He"), ("Ines", "She"), ("Ravi", "He")),
@@ -110,17 +112,17 @@ STORIES = (
 
 
 def make_question(seed: str, i: int) -> Question:
-    """The `i`-th problem of `seed`: a start of 8 to 30, then 3 or 4 steps of 2 to 12, never below 1."""
+    """The `i`-th problem of `seed`: a start of 5 to 12, then 3 or 4 steps of 2 to 6, always within 1 to 20."""
     random = Random(f"word_problems/{seed}/{i}")
     story = random.choice(STORIES)
     (name, she), (friend, _) = random.sample(PEOPLE, 2)
     words = {"name": name, "she": she, "friend": friend, "thing": random.choice(story.things)}
 
-    total = random.randint(8, 30)
+    total = random.randint(5, 12)
     sentences = [story.opening.format(n=total, **words)]
-    for _ in range(random.choice((3, 4))):
-        n = random.randint(2, 12)
-        gain = total <= n or random.random() < 0.5
+    for _ in range(random.choice((3, 3, 4))):
+        n = random.randint(2, 6)
+        gain = total <= n or (total + n <= MOST and random.random() < 0.5)
         total += n if gain else -n
         sentences.append(random.choice(story.gains if gain else story.losses).format(n=n, **words))
     sentences.append(story.ending.format(**words))

@@ -1,0 +1,87 @@
+"""The documents hold what they say: commands parse, links and trees exist, configs load."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer.main
+import yaml
+
+from cotdistill.cli import app, read_config
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
+    (ROOT / "docs").glob("*.md")
+)
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def commands(word: str) -> list[list[str]]:
+    """The command lines of all documents that begin with `word`, comments left out."""
+    lines = [
+        line
+        for document in DOCUMENTS
+        for block in blocks(document.read_text(), "bash")
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
+    split = [shlex.split(line, comments=True) for line in lines]
+    return [words for words in split if words and words[0] == word]
+
+
+@pytest.mark.parametrize("words", commands("cotdistill"), ids=" ".join)
+def test_every_command_parses(words: list[str]) -> None:
+    group = typer.main.get_command(app)
+    context = group.make_context("cotdistill", words[1:2], resilient_parsing=False)
+    command = group.get_command(context, words[1])  # type: ignore[attr-defined]
+    assert command is not None, words
+    parsed = command.make_context(words[1], words[2:]).params
+    overrides = [word for word in parsed.get("arguments") or [] if "=" in word]
+    if overrides:
+        read_config(overrides)
+
+
+@pytest.mark.parametrize("words", commands("make"), ids=" ".join)
+def test_every_make_target_is_there(words: list[str]) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in words[1:]:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("block", [b for d in DOCUMENTS for b in blocks(d.read_text(), "yaml")])
+def test_every_config_loads(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "test")
+    assert isinstance(yaml.safe_load(block), dict)
+    (tmp_path / "config.yaml").write_text(block)
+    read_config([str(tmp_path / "config.yaml")])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_every_link_into_the_repository_leads_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text()):
+        assert (document.parent / target).exists(), target
+
+
+def test_the_tree_is_the_one_on_the_disk() -> None:
+    (tree,) = blocks(CONTRIBUTING, "text")
+    root, *lines = tree.splitlines()
+    named = {name for line in lines for name in re.findall(r"\w+(?:\.py|/)", line)}
+    package = ROOT / root.strip()
+    there = {f"{p.name}/" if p.is_dir() else p.name for p in package.iterdir() if not p.name.startswith("__")}
+    assert {name for name in there if name.endswith((".py", "/"))} - {"recorded/"} == named
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.split()) <= 700
+    assert len(CONTRIBUTING.splitlines()) <= 60
+
+
+def test_the_changelog_knows_the_version() -> None:
+    assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text()

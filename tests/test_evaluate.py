@@ -1,0 +1,201 @@
+"""Judging: five categories, a strict and a lenient rule, and errors that are never wrong answers."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cotdistill.answers import PAPER, TYPED
+from cotdistill.errors import ConfigError, DataError
+from cotdistill.evaluate import evaluate, score, score_file, verdict
+from cotdistill.methods import METHODS
+from cotdistill.records import CATEGORIES, Category, FinishReason, Generation, Question, Result, Score
+from cotdistill.stats import wilson
+
+QUESTION = Question("q", "How many?", "5")
+
+
+def written(text: str, answer_text: str | None = None, finish: FinishReason = "stop", index: int = 0) -> Generation:
+    return Generation("q", index, text, answer_text, finish, 10, 4, "HTTP 500" if finish == "error" else "")
+
+
+ROWS: list[tuple[str, str, str | None, FinishReason, str | None, Category, bool]] = [
+    # method, text, answer_text, finish_reason: predicted, category, lenient
+    ("zero_shot", " 5 apples.", None, "stop", "5", "correct", True),
+    ("zero_shot", " 5 apples, and then", None, "length", "5", "correct", True),
+    ("zero_shot", " 4", None, "stop", "4", "wrong", False),
+    ("zero_shot", " 4 or 5", None, "stop", "4", "wrong", False),  # the first answer counts, in both rules
+    ("zero_shot", " none", None, "stop", None, "no_answer", False),
+    ("zero_shot", "", None, "stop", None, "no_answer", False),
+    ("zero_shot", " Let me", None, "length", None, "truncated", False),
+    ("zero_shot", "", None, "error", None, "error", False),
+    ("zero_shot_cot", " 2 + 3 = 5.", " 5.", "stop", "5", "correct", True),
+    ("zero_shot_cot", " It is 5.", " 4.", "stop", "4", "wrong", False),  # what follows the second prompt is judged
+    ("zero_shot_cot", " It is 4.", " 5.", "stop", "5", "correct", True),
+    ("zero_shot_cot", " It goes on", " 5", "length", "5", "correct", True),
+    ("zero_shot_cot", " It is 5.", "", "stop", None, "no_answer", True),
+    ("zero_shot_cot", " It is 4.\n", " \n", "stop", None, "no_answer", False),
+    ("zero_shot_cot", " It is 5.", " unclear", "stop", None, "no_answer", False),
+    ("zero_shot_cot", " It goes on", " unclear", "length", None, "truncated", False),
+    ("zero_shot_cot", " It is 5.", None, "error", None, "error", False),
+    ("fine_tune", " 5", None, "stop", "5", "correct", True),
+    ("fine_tune", " 6", None, "stop", "6", "wrong", False),
+    ("fine_tune_cot", " 2 + 3 = 5. --> 5", None, "stop", "5", "correct", True),
+    ("fine_tune_cot", " 2 + 2 = 5. --> 4", None, "stop", "4", "wrong", False),
+    ("fine_tune_cot", " 1 --> 4 --> 5", None, "stop", "4", "wrong", False),
+    ("fine_tune_cot", " 2 + 3 = 5.", None, "stop", None, "no_answer", True),
+    ("fine_tune_cot", " 2 + 3 = 6.", None, "stop", None, "no_answer", False),
+    ("fine_tune_cot", " 2 + 3 = 5. -->", None, "stop", None, "no_answer", True),
+    ("fine_tune_cot", " 2 + 3 = 5. So", None, "length", None, "truncated", True),
+    ("fine_tune_cot", " 2 + 3 is", None, "length", None, "truncated", False),
+    ("fine_tune_cot", " 2 + 3 = 5. --> 5 END Q: 1", None, "length", "5", "correct", True),
+]
+
+
+@pytest.mark.parametrize(("method", "text", "answer_text", "finish", "predicted", "category", "lenient"), ROWS)
+def test_score(
+    method: str,
+    text: str,
+    answer_text: str | None,
+    finish: FinishReason,
+    predicted: str | None,
+    category: Category,
+    lenient: bool,
+) -> None:
+    judged = score(written(text, answer_text, finish, index=3), QUESTION, METHODS[method], TYPED["number"])
+    assert judged == Score("q", 3, predicted, category, lenient)
+    assert judged.correct is (category == "correct")
+
+
+def test_the_rules_differ() -> None:
+    question = Question("q", "Which?", "B", ("red", "blue"))
+    generation = written("", " A man would take (B).")
+    method = METHODS["zero_shot_cot"]
+    assert score(generation, question, method, TYPED["choice"]).category == "correct"
+    assert score(generation, question, method, PAPER["choice"]).predicted == "A"
+
+
+def result_of(categories: list[Category], method: str = "fine_tune_cot", seed: int | None = None) -> Result:
+    reasons: dict[Category, FinishReason] = {"truncated": "length", "error": "error"}
+    generations = [
+        replace(written("", finish=reasons.get(c, "stop"), index=i), completion_tokens=0 if c == "error" else 10 + i)
+        for i, c in enumerate(categories)
+    ]
+    scores = [Score("q", i, None, c, c in ("correct", "truncated")) for i, c in enumerate(categories)]
+    return evaluate(generations, scores, METHODS[method], seed, 2.5)
+
+
+def test_errors_are_in_no_share() -> None:
+    result = result_of(["correct", "wrong", "no_answer", "truncated", "error", "error"], seed=1)
+    low, high = wilson(1, 4)
+    assert (result.method, result.seed, result.seconds) == ("fine_tune_cot", 1, 2.5)
+    assert (result.n, result.accuracy, result.low, result.high) == (4, 0.25, low, high)
+    assert result.lenient_accuracy == 0.5
+    assert result.completion_tokens == 11.5  # of 10, 11, 12 and 13
+    assert result.categories == {"correct": 1, "wrong": 1, "no_answer": 1, "truncated": 1, "error": 2}
+    assert result.warnings == ("2 of 6 generations are errors: the accuracy is over the other 4 only.",)
+
+
+def many(**counts: int) -> list[Category]:
+    return [category for category in CATEGORIES for _ in range(counts.get(category, 0))]
+
+
+WARNINGS: list[tuple[list[Category], list[str]]] = [
+    (["correct", "wrong"], []),
+    (["correct"] * 3, ["3 of 3 are right"]),
+    (["wrong"] * 3, ["0 of 3 are right"]),
+    (many(correct=10, wrong=9, error=1), []),  # 5%
+    (many(correct=9, wrong=9, error=1), ["1 of 19 generations are errors"]),
+    (["error"] * 2, ["2 of 2 generations are errors", "nothing was answered"]),
+    ([], []),
+]
+
+
+@pytest.mark.parametrize(("categories", "starts"), WARNINGS)
+def test_warnings(categories: list[Category], starts: list[str]) -> None:
+    warnings = result_of(categories).warnings
+    assert len(warnings) == len(starts)
+    assert all(warning.startswith(start) for warning, start in zip(warnings, starts, strict=True))
+
+
+def test_nothing_answered_has_no_accuracy_but_the_widest_interval() -> None:
+    result = result_of(["error"])
+    assert (result.n, result.accuracy, result.low, result.high, result.completion_tokens) == (0, 0, 0, 1, 0)
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 10), (10, 10), (1, 10), (320, 350), (0, 1), (75, 150)])
+def test_wilson_is_the_closed_formula(right: int, n: int) -> None:
+    z, p = 1.959963984540054, right / n
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    expected = [(middle + sign * half) / (1 + z * z / n) for sign in (-1, 1)]
+    assert wilson(right, n) == pytest.approx(expected, abs=1e-9)
+
+
+def test_wilson_known_values() -> None:
+    assert wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)  # Newcombe 1998, table I
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def shown(method: str, right: int, n: int = 100) -> Result:
+    return result_of(many(correct=right, wrong=n - right), method)
+
+
+@pytest.mark.parametrize(
+    ("cot", "plain", "sentence"),
+    [
+        (
+            *(80, 20),
+            "Taught with rationales, the student reasons: 80% right (71% to 87%, n=100) against "
+            "20% right (13% to 29%, n=100) when taught the answers alone.",
+        ),
+        (
+            *(20, 80),
+            "Rationales did not help here: 20% right (13% to 29%, n=100) against "
+            "80% right (71% to 87%, n=100) when taught the answers alone, which is better.",
+        ),
+        (
+            *(52, 50),
+            "This run does not show that rationales help: 52% right (42% to 62%, n=100) against "
+            "50% right (40% to 60%, n=100) when taught the answers alone; the intervals overlap.",
+        ),
+    ],
+)
+def test_verdict(cot: int, plain: int, sentence: str) -> None:
+    assert verdict([shown("zero_shot", 90), shown("fine_tune", plain), shown("fine_tune_cot", cot)]) == sentence
+
+
+@pytest.mark.parametrize("methods", [[], ["zero_shot"], ["fine_tune"], ["fine_tune_cot", "zero_shot"]])
+def test_verdict_without_a_comparison(methods: list[str]) -> None:
+    results = [shown(method, 50) for method in methods]
+    assert verdict(results) == "This run did not compare fine_tune_cot with fine_tune."
+
+
+def test_score_file(tmp_path: Path) -> None:
+    lines = [
+        {"text": " 2 + 3 = 5. --> 5", "gold": "5"},
+        {"text": " 2 + 3 = 6. --> 6", "gold": 5},
+        {"text": " 2 + 3 =", "gold": "5", "finish_reason": "length"},
+        {"text": "", "gold": "5", "finish_reason": "error"},
+    ]
+    path = tmp_path / "predictions.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = score_file(path, "number", "typed", "fine_tune_cot")
+    assert (result.n, result.accuracy) == (3, 1 / 3)
+    assert result.categories == {"correct": 1, "wrong": 1, "no_answer": 0, "truncated": 1, "error": 1}
+
+    path.write_text('{"text": "5"}\n')
+    with pytest.raises(DataError, match=r"predictions\.jsonl, line 1: no 'gold'; it has text"):
+        score_file(path, "number", "typed", "fine_tune_cot")
+    for answer_type, rule, method in (
+        ("numer", "typed", "zero_shot"),
+        ("number", "x", "zero_shot"),
+        ("text", "paper", "z"),
+    ):
+        with pytest.raises(ConfigError, match="no '"):
+            score_file(path, answer_type, rule, method)
