@@ -44,7 +44,7 @@ def main() -> None:
         "task.rule": "paper",
         "teacher": {"backend": "recorded", "store": str(store), "samples": 1, "temperature": 0.0, "max_tokens": 128},
         "curate": {"truncated": "keep", "dedup": False},  # the paper filters by the answer alone
-        "student.steps": 65,
+        "student": {"steps": 65, "batch_size": 8, "learning_rate": 2e-4},
         "evaluate.methods": ["fine_tune", "fine_tune_cot"],
         **parse_overrides(arguments.overrides),
     }

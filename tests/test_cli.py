@@ -42,7 +42,7 @@ MISTAKES: list[tuple[str, Callable[[Path], list[str]], int, list[str]]] = [
     ("wrong type", lambda f: ["student.epochs=many"], 2, ["student.epochs", "many"]),
     ("no value", lambda f: ["student.epochs"], 2, ["student.epochs", "cotdistill init"]),
     ("missing config", lambda f: [str(f / "no.yaml")], 2, ["no.yaml", "cotdistill init"]),
-    ("bad YAML", lambda f: [str(f / "bad.yaml")], 2, ["bad.yaml", "line 1"]),
+    ("bad YAML", lambda f: [str(f / "bad.yaml")], 2, ["bad.yaml, line 2"]),
     ("missing file", lambda f: [f"task.data={f}/no.jsonl", TYPE], 3, ["no.jsonl"]),
     ("no answer type", lambda f: [own(f, *GOOD)], 2, ["answer_type", "number"]),
     ("bad line", lambda f: [own(f, *GOOD, "{oops"), TYPE], 3, ["mine.jsonl", "line 21"]),

@@ -22,7 +22,7 @@ from tiny import tiny_model
 
 @pytest.fixture(scope="session")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+    return tiny_model(tmp_path_factory.mktemp("models") / "tiny", positions=2048)
 
 
 def quick(student: Path, runs: Path, **overrides: object) -> Config:

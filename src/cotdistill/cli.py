@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -220,14 +219,16 @@ def main(arguments: list[str] | None = None, leave: Callable[[int], None] = sys.
     """Entry point: every error of ours ends as its message and exit code, traceback only under --debug."""
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        leave(app(words, prog_name="cotdistill", standalone_mode=False) or 0)
+        code = app(words, prog_name="cotdistill", standalone_mode=False) or 0
+        if code == INTERRUPTED:  # typer turns a Ctrl-C into this
+            raise KeyboardInterrupt
+        leave(code)
     except CotdistillError as error:
         if "--debug" in words:
             raise
         typer.echo(f"cotdistill: {error}", err=True)
         leave(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
         typer.echo("cotdistill: interrupted. All that was answered is stored; the same command resumes.", err=True)
         leave(INTERRUPTED)
     except typer.Exit as end:

@@ -7,6 +7,7 @@ checked, turned into safetensors and kept in the cache folder (`COTDISTILL_CACHE
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import io
 import json
@@ -60,6 +61,8 @@ def sha256(path: Path) -> str:
 def folder_when_whole(path: Path) -> Iterator[Path]:
     """A new folder beside `path`, moved in when the block ends well and removed when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*/"):  # by a process that was killed: callers hold a lock
+        shutil.rmtree(left, ignore_errors=True)
     beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         beside.chmod(0o755)

@@ -58,16 +58,17 @@ def _bar(name: str, unit: str) -> Iterator[Advance]:
 @contextmanager
 def _lines(name: str, unit: str) -> Iterator[Advance]:
     said = time.monotonic()
+    finished = False
     first: list[tuple[float, int]] = []
 
     def advance(done: int, total: int) -> None:
-        nonlocal said
+        nonlocal said, finished
         now = time.monotonic()
         if not first:
             first.append((now, done))
-        if now - said < PLAIN_SECONDS and done < total:
+        if finished or (now - said < PLAIN_SECONDS and done < total):
             return
-        said = now
+        said, finished = now, done == total
         began, before = first[0]
         left = (now - began) / (done - before) * (total - done) if done > before else 0.0
         say(f"{name}: {done} of {total} {unit}, {_rate(first[0], done)}, {_clock(left)} left")

@@ -6,6 +6,7 @@ batch (as far as the kernels round alike).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 class TransformersBackend:
     """A Hugging Face id or a local folder, on a GPU where there is one; `chat` uses its template.
 
-    `batch_size` in sequences. Raises `BackendError` if the model cannot be loaded, or a prompt
-    leaves no room for its answer.
+    `batch_size` in sequences. Raises `BackendError` if the model cannot be loaded.
     """
 
     def __init__(self, model: str, chat: bool = False, system: str = "", batch_size: int = 64) -> None:
@@ -46,7 +46,12 @@ class TransformersBackend:
         if not requests:
             return
         encoded = [self._encode(request) for request in requests]
+        room = getattr(self.loaded.model.config, "max_position_embeddings", sys.maxsize) - params.max_tokens
         order = sorted(range(len(requests)), key=lambda i: -len(encoded[i]))
+        while order and len(encoded[order[0]]) > room:
+            too_long = order.pop(0)
+            reason = f"the prompt has {len(encoded[too_long])} tokens, and the model room for {room}"
+            yield too_long, Completion("", "error", error=reason)
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
             seeds = [requests[i].seed(params) for i in batch]
