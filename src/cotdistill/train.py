@@ -196,6 +196,26 @@ def _trainer(
                     "Lower student.learning_rate; nothing of this student was saved."
                 )
 
+    class CompletionTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]  # untyped
+        """Computes logits from the first completion token on: of a prompt they are never needed."""
+
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            labels = inputs["labels"]
+            first = int((labels != IGNORED).int().argmax(-1).min())
+            outputs = model(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                logits_to_keep=labels.shape[1] - first + 1,
+            )
+            targets = labels[:, first:].flatten()
+            loss = torch.nn.functional.cross_entropy(
+                outputs.logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=IGNORED, reduction="sum"
+            )
+            loss = loss / (num_items_in_batch if num_items_in_batch is not None else (targets != IGNORED).sum())
+            return (loss, outputs) if return_outputs else loss
+
     steps = config.steps or math.ceil(len(examples) / config.batch_size) * config.epochs
     arguments = transformers.TrainingArguments(
         output_dir=str(work),
@@ -220,7 +240,7 @@ def _trainer(
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
     )
-    trainer = transformers.Trainer(
+    trainer = CompletionTrainer(
         model=model,
         args=arguments,
         train_dataset=[asdict(example) for example in examples],
