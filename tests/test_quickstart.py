@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -30,7 +28,7 @@ def test_the_recorded_teacher_answers_every_training_question_and_is_sometimes_w
 @pytest.mark.slow
 def test_the_student_reasons_and_one_taught_answers_alone_does_not(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cotdistill", "run", "--json", f"runs={tmp_path}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     results = {result["method"]: result for result in json.loads(done.stdout)}
     assert results["fine_tune_cot"]["accuracy"] >= 0.6
@@ -38,7 +36,7 @@ def test_the_student_reasons_and_one_taught_answers_alone_does_not(tmp_path: Pat
     assert results["fine_tune_cot"]["low"] > results["zero_shot_cot"]["high"]
     assert (tmp_path / "quickstart/report.html").is_file()
 
-    started = time.monotonic()
+    weights = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert json.loads(again.stdout) == json.loads(done.stdout)
-    assert time.monotonic() - started < 60, "a second run has nothing to do"
+    assert weights == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}, "it trained again"
