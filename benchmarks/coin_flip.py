@@ -2,9 +2,9 @@
 
     python benchmarks/coin_flip.py DATA [--runs runs] [section.field=value ...]
 
-DATA is a folder with `teacher/coin_flip.jsonl` (the teacher's outputs: question, rationale,
-answer_extraction_output, truncated) and `datasets/coin_flip.jsonl` (question, answer, split), as made
-from the logs of https://github.com/kojima-takeshi188/zero_shot_cot and the splits of
+DATA is a folder with `teacher/coin_flip.jsonl` (the teacher's outputs: index, question, rationale,
+answer_extraction_output, truncated, gold, split), as made from the logs of
+https://github.com/kojima-takeshi188/zero_shot_cot and the splits of
 https://github.com/itsnamgyu/reasoning-teacher. Curated by the paper's rule, 320 of the 350 training
 questions are right.
 """
@@ -12,7 +12,6 @@ questions are right.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from rich.console import Console
@@ -21,10 +20,7 @@ from cotdistill.config import load_quickstart, parse_overrides
 from cotdistill.evaluate import verdict
 from cotdistill.importing import import_completions
 from cotdistill.pipeline import run
-from cotdistill.records import iter_json_lines, write_atomic
 from cotdistill.report import terminal_table
-
-TEACHER = "text-davinci-002"
 
 
 def main() -> None:
@@ -34,15 +30,19 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="section.field=value")
     arguments = parser.parse_args()
 
-    splits = write_splits(arguments.data / "datasets" / "coin_flip.jsonl", arguments.runs)
-    store = arguments.runs / "coin_flip_175b.sqlite"
-    import_completions(arguments.data / "teacher" / "coin_flip.jsonl", store, TEACHER)
+    runs, outputs = arguments.runs, arguments.data / "teacher" / "coin_flip.jsonl"
+    sections = import_completions(
+        [outputs],
+        runs / "coin_flip_175b.sqlite",
+        "text-davinci-002",
+        answer_type="yes_no",
+        questions=runs / "coin_flip.jsonl",
+    )
     settings = {
         "name": "coin_flip_175b",
-        "runs": str(arguments.runs),
-        "task": {"data": str(splits["train"]), "test_data": str(splits["test"]), "answer_type": "yes_no"},
+        "runs": str(runs),
+        **sections,
         "task.rule": "paper",
-        "teacher": {"backend": "recorded", "store": str(store), "samples": 1, "temperature": 0.0, "max_tokens": 128},
         "curate": {"truncated": "keep", "dedup": False},  # the paper filters by the answer alone
         "student": {"steps": 65, "batch_size": 8, "learning_rate": 2e-4},
         "evaluate.methods": ["fine_tune", "fine_tune_cot"],
@@ -53,17 +53,6 @@ def main() -> None:
         print(f"kept {this.curated.ledger['right']} right of {this.curated.ledger['asked']} training questions")
     Console().print(terminal_table(this.results))
     print(verdict(this.results))
-
-
-def write_splits(source: Path, folder: Path) -> dict[str, Path]:
-    """One file a split: question and answer as published."""
-    lines: dict[str, list[str]] = {"train": [], "test": []}
-    for _, item in iter_json_lines(source):
-        lines[item["split"]].append(json.dumps({"question": item["question"], "answer": item["answer"]}) + "\n")
-    paths = {split: folder / f"coin_flip.{split}.jsonl" for split in lines}
-    for split, path in paths.items():
-        write_atomic(path, "".join(lines[split]))
-    return paths
 
 
 if __name__ == "__main__":

@@ -133,16 +133,16 @@ def test_score_reads_a_runs_predictions(tmp_path: Path, capsys: pytest.CaptureFi
     lines = [{"text": " 2 + 2 = 4 --> 4", "gold": "4"}, {"text": " so --> 5", "gold": "4"}, {"text": "4", "gold": "4"}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert call("score", str(path), "--answer-type", "number", "--json") == 0
-    (result,) = json.loads(capsys.readouterr().out)
+    result = json.loads(capsys.readouterr().out)
     assert result["n"] == 3
-    assert result["accuracy"] == pytest.approx(1 / 3)
-    assert result["lenient_accuracy"] == pytest.approx(2 / 3)
-    assert result["categories"]["no_answer"] == 1
+    assert result["accuracy"] == pytest.approx(2 / 3)
+    assert call("score", str(path), "--answer-type", "number", "--method", "fine_tune_cot", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["n"] == 3
 
 
 def test_tasks_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("tasks") == 0
-    assert {"word_problems", "coin_flip", "last_letter"} <= {
+    assert {"word_problems", "coin_flip", "last_letter_concatenation"} <= {
         line.split("\t")[0] for line in capsys.readouterr().out.splitlines()
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from cotdistill.answers import PAPER, TYPED, AnswerType
 from cotdistill.config import CurateConfig
 from cotdistill.curate import DROPPED, Curated, answer_pairs, curate
 from cotdistill.errors import DataError
-from cotdistill.methods import METHODS
+from cotdistill.methods import METHODS, teacher_method
 from cotdistill.records import FinishReason, Generation, Pair, Question
 
 QUESTIONS = [Question("a", "2 + 3?", "5"), Question("b", "3 + 4?", "7"), Question("c", "4 + 5?", "9")]
@@ -67,8 +68,10 @@ def test_every_reason_counts_and_the_ledger_adds_up() -> None:
             "no_answer": 1,
             "truncated": 2,
             "empty": 1,
+            "not_listed": 0,
             "duplicate": 1,
             "over_per_question": 1,
+            "over_total": 0,
         },
         "questions_covered": 1,
         "right": 6,
@@ -106,6 +109,50 @@ def test_what_is_kept(changes: dict[str, Any], pairs: list[tuple[str, int]]) -> 
     assert isinstance(dropped, dict)
     assert tuple(dropped) == DROPPED
     assert sum(dropped.values()) + len(pairs) == result.ledger["answered"]
+
+
+def test_a_total_is_drawn_by_the_papers_rule() -> None:
+    """RandomState(0).permutation, as the authors drew 123 of 170, in the order of the questions."""
+    generations = [wrote("a", i, f" Way {i}.", " 5") for i in range(10)]
+    result = curated(generations, total=4)
+    assert kept(result) == [("a", 2), ("a", 4), ("a", 8), ("a", 9)]
+    dropped = result.ledger["dropped"]
+    assert isinstance(dropped, dict)
+    assert dropped["over_total"] == 6
+    assert len(curated(generations, total=10).pairs) == 10
+
+
+def test_only_listed_questions(tmp_path: Path) -> None:
+    listed = tmp_path / "ids.txt"
+    listed.write_text("b\nc\n")
+    assert kept(curated(only=listed, keep="all")) == [("b", 0), ("b", 1)]
+    assert kept(curated(only=listed)) == []
+    listed.write_text("d\n")
+    with pytest.raises(DataError, match="names no training question"):
+        curated(only=listed)
+    with pytest.raises(DataError, match="cannot be read"):
+        curated(only=tmp_path / "none.txt")
+
+
+@pytest.mark.parametrize(
+    ("teacher", "text", "rationale"),
+    [
+        ("few_shot_cot", " 2 and 3 is 5. The answer is 5.\n", "2 and 3 is 5."),
+        ("one_step", "2 and 3 is 5.\nThe answer is 5.", "2 and 3 is 5."),
+    ],
+)
+def test_a_teacher_that_is_asked_once_gives_its_rationale_without_the_answer(
+    teacher: str, text: str, rationale: str
+) -> None:
+    method = teacher_method(teacher, answer_type="number")
+    generation = Generation("a", 0, text, None, "stop")
+    config = CurateConfig()
+    (pair,) = curate([generation], QUESTIONS, method, METHODS["fine_tune_cot"], NUMBER, config).pairs
+    assert pair.completion == f" {rationale} --> 5 END"
+    bare = Generation("a", 0, " The answer is 5.", None, "stop")
+    ledger = curate([bare], QUESTIONS, method, METHODS["fine_tune_cot"], NUMBER, config).ledger
+    assert isinstance(ledger["dropped"], dict)
+    assert ledger["dropped"]["empty"] == 1, "an answer without a rationale teaches no reasoning"
 
 
 def test_keep_all_still_teaches_the_known_answer() -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from cotdistill.answers import PAPER, TYPED
-from cotdistill.errors import ConfigError, DataError
-from cotdistill.evaluate import evaluate, score, score_file, verdict
+from cotdistill.answers import PAPER, RULES, TYPED
+from cotdistill.evaluate import evaluate, score, split_answer, verdict
 from cotdistill.methods import METHODS
 from cotdistill.records import CATEGORIES, Category, FinishReason, Generation, Question, Result, Score
 from cotdistill.stats import wilson
@@ -28,7 +25,8 @@ ROWS: list[tuple[str, str, str | None, FinishReason, str | None, Category, bool]
     ("zero_shot", " 5 apples.", None, "stop", "5", "correct", True),
     ("zero_shot", " 5 apples, and then", None, "length", "5", "correct", True),
     ("zero_shot", " 4", None, "stop", "4", "wrong", False),
-    ("zero_shot", " 4 or 5", None, "stop", "4", "wrong", False),  # the first answer counts, in both rules
+    ("zero_shot", " 4 or 5", None, "stop", None, "no_answer", False),  # two answers are none
+    ("zero_shot", " 5", None, "length", None, "truncated", True),  # it may go on as 57
     ("zero_shot", " none", None, "stop", None, "no_answer", False),
     ("zero_shot", "", None, "stop", None, "no_answer", False),
     ("zero_shot", " Let me", None, "length", None, "truncated", False),
@@ -46,14 +44,59 @@ ROWS: list[tuple[str, str, str | None, FinishReason, str | None, Category, bool]
     ("fine_tune", " 6", None, "stop", "6", "wrong", False),
     ("fine_tune_cot", " 2 + 3 = 5. --> 5", None, "stop", "5", "correct", True),
     ("fine_tune_cot", " 2 + 2 = 5. --> 4", None, "stop", "4", "wrong", False),
-    ("fine_tune_cot", " 1 --> 4 --> 5", None, "stop", "4", "wrong", False),
-    ("fine_tune_cot", " 2 + 3 = 5.", None, "stop", None, "no_answer", True),
-    ("fine_tune_cot", " 2 + 3 = 6.", None, "stop", None, "no_answer", False),
+    ("fine_tune_cot", " 1 --> 4 --> 5", None, "stop", "5", "correct", True),  # an arrow in a rationale
+    ("fine_tune_cot", " 2 + 3 = 5.", None, "stop", "5", "correct", True),  # the form was missed, the answer not
+    ("fine_tune_cot", " 2 + 3 = 6.", None, "stop", "6", "wrong", False),
+    ("fine_tune_cot", " She had 5. She ate 3.", None, "stop", None, "no_answer", True),
+    ("fine_tune_cot", " It is 4. The answer is 5. And", None, "length", "5", "correct", True),
     ("fine_tune_cot", " 2 + 3 = 5. -->", None, "stop", None, "no_answer", True),
     ("fine_tune_cot", " 2 + 3 = 5. So", None, "length", None, "truncated", True),
     ("fine_tune_cot", " 2 + 3 is", None, "length", None, "truncated", False),
     ("fine_tune_cot", " 2 + 3 = 5. --> 5 END Q: 1", None, "length", "5", "correct", True),
+    ("fine_tune_cot", " 2 + 3 = 5. --> 5 END Q: 1 --> 7", None, "length", "5", "correct", True),
+    ("fine_tune_cot", " 2 + 3 = 5. --> 5", None, "length", None, "truncated", True),
+    ("few_shot_cot", " 2 + 3 = 5. The answer is 5.", None, "stop", "5", "correct", True),
+    ("few_shot_cot", " So the answer is 5.", None, "stop", "5", "correct", True),
 ]
+
+PAPER_ROWS: list[tuple[str, str, str | None, FinishReason, str | None, Category]] = [
+    ("zero_shot", " 4 or 5", None, "stop", "4", "wrong"),  # the first
+    ("zero_shot", " 5", None, "length", "5", "correct"),  # a cut text is like any other
+    ("zero_shot", " Let me", None, "length", None, "no_answer"),
+    ("zero_shot_cot", " It goes on", " 2 + 3 = 5", "length", "2", "wrong"),
+    ("zero_shot_cot", " It is 5.", " unclear", "stop", None, "no_answer"),
+    ("fine_tune_cot", " 1 --> 4 --> 5", None, "stop", "4", "wrong"),  # after the first arrow
+    ("fine_tune_cot", " 2 + 3 = 5. Now", None, "length", "5", "correct"),  # without one, the last of all
+    ("fine_tune_cot", " It is 5. -->", None, "stop", None, "no_answer"),
+    ("few_shot_cot", " The answer is 4 + 1. The answer is 5.", None, "stop", "4", "wrong"),
+]
+
+SPLITS: list[tuple[str, str, str, str | None, tuple[str, str | None]]] = [
+    # rule, method, text, answer_text: rationale, answer step
+    ("typed", "zero_shot_cot", " 2 + 3.", " 5.", (" 2 + 3.", " 5.")),
+    ("typed", "zero_shot", " 5.", None, ("", " 5.")),
+    ("typed", "fine_tune", " 5 --> 6", None, ("", " 5 --> 6")),
+    ("typed", "fine_tune_cot", " a --> b --> 5", None, (" a --> b ", " 5")),
+    ("paper", "fine_tune_cot", " a --> b --> 5", None, (" a ", " b --> 5")),
+    ("typed", "fine_tune_cot", " a --> 5 END b --> 6", None, (" a ", " 5")),
+    ("typed", "fine_tune_cot", " a 5", None, (" a 5", None)),
+    ("typed", "few_shot_cot", " 2 + 3. The answer is 5.", None, (" 2 + 3. ", " 5.")),
+]
+
+
+@pytest.mark.parametrize(("rule", "method", "text", "answer_text", "parts"), SPLITS)
+def test_split_answer(
+    rule: str, method: str, text: str, answer_text: str | None, parts: tuple[str, str | None]
+) -> None:
+    assert split_answer(written(text, answer_text), METHODS[method], RULES[rule]["number"]) == parts
+
+
+@pytest.mark.parametrize(("method", "text", "answer_text", "finish", "predicted", "category"), PAPER_ROWS)
+def test_score_as_the_authors_do(
+    method: str, text: str, answer_text: str | None, finish: FinishReason, predicted: str | None, category: Category
+) -> None:
+    judged = score(written(text, answer_text, finish), QUESTION, METHODS[method], PAPER["integer"])
+    assert (judged.predicted, judged.category) == (predicted, category)
 
 
 @pytest.mark.parametrize(("method", "text", "answer_text", "finish", "predicted", "category", "lenient"), ROWS)
@@ -174,28 +217,3 @@ def test_verdict(cot: int, plain: int, sentence: str) -> None:
 def test_verdict_without_a_comparison(methods: list[str]) -> None:
     results = [shown(method, 50) for method in methods]
     assert verdict(results) == "This run did not compare fine_tune_cot with fine_tune."
-
-
-def test_score_file(tmp_path: Path) -> None:
-    lines = [
-        {"text": " 2 + 3 = 5. --> 5", "gold": "5"},
-        {"text": " 2 + 3 = 6. --> 6", "gold": 5},
-        {"text": " 2 + 3 =", "gold": "5", "finish_reason": "length"},
-        {"text": "", "gold": "5", "finish_reason": "error"},
-    ]
-    path = tmp_path / "predictions.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    result = score_file(path, "number", "typed", "fine_tune_cot")
-    assert (result.n, result.accuracy) == (3, 1 / 3)
-    assert result.categories == {"correct": 1, "wrong": 1, "no_answer": 0, "truncated": 1, "error": 1}
-
-    path.write_text('{"text": "5"}\n')
-    with pytest.raises(DataError, match=r"predictions\.jsonl, line 1: no 'gold'; it has text"):
-        score_file(path, "number", "typed", "fine_tune_cot")
-    for answer_type, rule, method in (
-        ("numer", "typed", "zero_shot"),
-        ("number", "x", "zero_shot"),
-        ("text", "paper", "z"),
-    ):
-        with pytest.raises(ConfigError, match="no '"):
-            score_file(path, answer_type, rule, method)

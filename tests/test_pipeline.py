@@ -168,7 +168,7 @@ def test_interrupted_it_says_how_to_resume(student: Path, tmp_path: Path) -> Non
     with start_server("--latency", "0.5") as server:
         arguments = own_file_arguments(data, server.base_url, student, tmp_path / "runs")
         process = subprocess.Popen(command("generate", *arguments), stderr=subprocess.PIPE, text=True)
-        while server.stats()["requests"] == 0:
+        while server.stats()["requests"] == 0 and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=20)

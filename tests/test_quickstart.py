@@ -21,7 +21,7 @@ def test_the_recorded_teacher_answers_every_training_question_and_is_sometimes_w
     assert ledger["asked"] == ledger["answered"] == len(this.task.train) * config.teacher.samples
     assert len(this.task.train) >= 300
     assert len(this.task.test) >= 150
-    assert len({p.question_id for p in this.curated.pairs}) > 0.8 * len(this.task.train)
+    assert len({p.question_id for p in this.curated.pairs}) >= 0.75 * len(this.task.train)
     assert len(this.curated.pairs) < len(this.generations), "a real teacher is sometimes wrong"
 
 

@@ -42,6 +42,8 @@ def test_runs_of_a_grid_share_the_store_and_a_failed_one_does_not_stop_the_rest(
     summary = sweep(file)
     two, too_many, one = summary["runs"]
     assert [run["run"] for run in summary["runs"]] == ["d-samples2", "d-samples99", "d-samples1"]
+    assert [run["settings"] for run in summary["runs"]] == [{"teacher.samples": n} for n in (2, 99, 1)]
+    assert two["ledger"]["asked"] == 16
     assert "not in word_problems.sqlite" in too_many["error"]
     assert one["results"][0]["n"] == two["results"][0]["n"] == 4
     written = json.loads((base / "runs/d.sweep.json").read_text())
@@ -53,6 +55,36 @@ def test_runs_of_a_grid_share_the_store_and_a_failed_one_does_not_stop_the_rest(
         assert len(store) == bought
 
 
+def test_values_with_names_a_base_inside_and_settings_for_every_run(base: Path) -> None:
+    sections = "  task: {train: 8, test: 4}\n  student: {steps: 1}\n"
+    axis = "grid:\n  task: {words: {train: 4, test: 2}, coins: {name: generated_coin_flip}}\n"
+    runs = grid(write(base, f"base:\n{sections}{axis}"), {"student.steps": 7, "task.seed": 3})
+    assert [(shown, config.name) for shown, config in runs] == [
+        ({"task": "words"}, "d-task-words"),
+        ({"task": "coins"}, "d-task-coins"),
+    ]
+    assert [(c.task.name, c.task.train, c.student.steps, c.task.seed) for _, c in runs] == [
+        ("word_problems", 4, 7, 3),
+        ("generated_coin_flip", None, 7, 3),
+    ]
+
+
+def test_a_sweep_may_end_before_training(base: Path) -> None:
+    file = write(base, "base: base.yaml\nuntil: curate\ngrid: {teacher.samples: [1]}\n")
+    (only,) = sweep(file)["runs"]
+    assert only["results"] == []
+    assert only["ledger"]["asked"] == 8
+    assert not (base / "runs/d-samples1/student").exists()
+
+
+EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+def test_every_experiment_of_ours_is_a_sweep(file: Path) -> None:
+    assert len(grid(file, {})) >= 4
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -62,8 +94,10 @@ def test_runs_of_a_grid_share_the_store_and_a_failed_one_does_not_stop_the_rest(
         ("base: no.yaml\ngrid: {teacher.samples: [2]}\n", "no.yaml"),
         ("bases: base.yaml\ngrid: {teacher.samples: [2]}\n", "bases"),
         ("base: base.yaml\ngrid: {teacher.samples: [2, 2]}\n", "same settings"),
+        ("base: base.yaml\nuntil: never\ngrid: {teacher.samples: [2]}\n", "never"),
+        ("base: base.yaml\ngrid: {teacher: {a: {samplez: 2}}}\n", "samples"),
     ],
 )
 def test_a_wrong_file_is_refused_before_anything_runs(base: Path, text: str, named: str) -> None:
     with pytest.raises(ConfigError, match=named):
-        grid(write(base, text))
+        grid(write(base, text), {})

@@ -11,11 +11,12 @@ from random import Random
 from typing import Any
 
 import pytest
+from numpy.random import RandomState
 
 from cotdistill.config import TaskConfig
 from cotdistill.errors import ConfigError, DataError
 from cotdistill.records import Question
-from cotdistill.tasks import TASKS, Task, check, fold, load_task, symbolic, word_problems
+from cotdistill.tasks import Task, answer_type_of, check, exemplars_of, fold, load_task, symbolic, word_problems
 from cotdistill.tasks.files import csv_rows
 
 
@@ -25,15 +26,19 @@ def config(**values: Any) -> TaskConfig:
 
 # Made tasks
 
+MADE = ("word_problems", "generated_coin_flip", "generated_last_letter")
 
-@pytest.mark.parametrize("name", TASKS)
+
+@pytest.mark.parametrize("name", MADE)
 def test_sizes_and_no_question_in_both_splits(name: str) -> None:
     task = load_task(config(name=name, train=120, test=60))
     texts = {fold(q.text) for q in task.train + task.test}
     assert (len(task.train), len(task.test), len(texts)) == (120, 60, 180)
+    whole = load_task(config(name=name))
+    assert (len(whole.train), len(whole.test), whole.notes) == (320, 150, ())
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", MADE)
 def test_question_i_is_the_same_whatever_the_size(name: str) -> None:
     small = load_task(config(name=name, train=20, test=10))
     large = load_task(config(name=name, train=50, test=30))
@@ -116,9 +121,11 @@ def test_word_problem_answers_by_reading_them() -> None:
     ("values", "message"),
     [
         ({"name": "coin_flips"}, "no task 'coin_flips'. Did you mean 'coin_flip'?"),
-        ({"name": "zzz"}, "known: word_problems, coin_flip, last_letter, reasoning_gym/NAME"),
+        ({"name": "zzz"}, "known: word_problems, generated_coin_flip, generated_last_letter, single_eq, addsub, "),
         ({"test_data": "x.csv"}, "task.data is not"),
-        ({"name": "coin_flip", "answer_type": "text"}, "has the answer type yes_no"),
+        ({"name": "generated_coin_flip", "answer_type": "text"}, "has the answer type yes_no"),
+        ({"name": "word_problems", "split": "template"}, "task.split=template: word_problems has one split only"),
+        ({"data": "x.csv", "answer_type": "text", "split": "s", "test_data": "y.csv"}, "task.split and task.test_data"),
         ({"data": "x.csv", "answer_type": "text", "choices": "options"}, "it must be choice"),
     ],
 )
@@ -145,6 +152,78 @@ ONE, TWO = Question("1", "one?", "1"), Question("2", "two?", "2")
 def test_check(train: tuple[Question, ...], test: tuple[Question, ...], message: str) -> None:
     with pytest.raises(DataError, match=re.escape(message)):
         check(Task("t", "number", train, test))
+
+
+def test_answer_type_of_a_name() -> None:
+    known = ("gsm8k", "date_understanding", "tracking_shuffled_objects", "aqua", "generated_coin_flip", "word_problems")
+    assert [answer_type_of(name) for name in known] == [
+        ("integer", 0),
+        ("choice", 6),
+        ("choice", 3),
+        ("choice", 5),
+        ("yes_no", 0),
+        ("number", 0),
+    ]
+    with pytest.raises(ConfigError, match="Did you mean 'gsm8k'"):
+        answer_type_of("gsm8")
+
+
+# Exemplars
+
+SHOT = {"question": "1 + 1?", "rationale": "One and one are two.", "answer": "2"}
+
+
+@pytest.mark.parametrize(("name", "n"), [(MADE[0], 6), (MADE[1], 8), (MADE[2], 8)])
+def test_our_exemplars_are_right_and_never_asked(name: str, n: int) -> None:
+    task = load_task(config(name=name))
+    exemplars = exemplars_of(config(name=name), task)
+    assert len({fold(e.text) for e in exemplars} - {fold(q.text) for q in task.train + task.test}) == n
+    for exemplar in exemplars:
+        if name == "generated_coin_flip":
+            right = "no" if exemplar.text.count(" flips the coin") % 2 else "yes"
+        elif name == "generated_last_letter":
+            right = "".join(word[-1] for word in exemplar.text.split('"')[1].split())
+        else:
+            for sum_, total in re.findall(r"(\d+ [+-] \d+) = (\d+)", exemplar.rationale):
+                a, sign, b = sum_.split()
+                assert int(a) + int(sign + b) == int(total)
+            assert sorted(re.findall(r"\d+", exemplar.text)) == sorted(
+                re.findall(r"[+-] (\d+)", exemplar.rationale) + re.findall(r"\d+", exemplar.rationale)[:1]
+            )
+            right = re.findall(r"\d+", exemplar.rationale)[-1]
+        assert exemplar.answer == right, exemplar
+
+
+def test_exemplars_of_a_file_or_of_another_task(tmp_path: Path) -> None:
+    path = write(tmp_path / "shots.jsonl", json.dumps(SHOT))
+    data = write(tmp_path / "x.csv", as_csv(ROWS))
+    own = {"data": data, "answer_type": "number"}
+    task = load_task(config(**own))
+    assert exemplars_of(config(**own), task) == ()
+    (shot,) = exemplars_of(config(**own, exemplars=str(path)), task)
+    assert {"question": shot.text, "rationale": shot.rationale, "answer": shot.answer} == SHOT
+    assert len(exemplars_of(config(**own, exemplars="word_problems"), task)) == 6
+
+
+@pytest.mark.parametrize(
+    ("exemplars", "content", "message"),
+    [
+        ("word_problem", None, "neither a .jsonl file nor a task. Did you mean 'word_problems'?"),
+        ("generated_coin_flip", None, "generated_coin_flip, exemplar 1: the answer 'yes' cannot be scored as number"),
+        ("shots.jsonl", None, "shots.jsonl: no such file"),
+        ("shots.jsonl", {**SHOT, "rationale": ""}, "line 1: the rationale is empty"),
+        ("shots.jsonl", {**SHOT, "answer": "two"}, "exemplar 1: the answer 'two' cannot be scored"),
+        ("shots.jsonl", {"question": "1?", "answer": "1"}, "line 1: no column 'rationale'"),
+    ],
+)
+def test_wrong_exemplars(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exemplars: str, content: dict[str, str] | None, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        write(tmp_path / exemplars, json.dumps(content))
+    with pytest.raises((ConfigError, DataError), match=re.escape(message)):
+        exemplars_of(config(exemplars=exemplars), Task("t", "number", (ONE,), (TWO,)))
 
 
 # reasoning-gym
@@ -242,6 +321,61 @@ def test_a_test_file_of_its_own(tmp_path: Path) -> None:
     assert [q.id for q in task.train] == ["2", "3", "4", "5", "6", "7"]
     assert [q.id for q in task.test] == ["test-1", "test-2", "test-3", "test-4"]
     assert task.test[3].text == ROWS[9]["question"]
+
+
+def test_the_column_that_says_the_split(tmp_path: Path) -> None:
+    rows = [{**row, "part": "test" if i % 3 == 0 else "train"} for i, row in enumerate(ROWS)]
+    values = {"data": write(tmp_path / "x.csv", as_csv(rows)), "answer_type": "number", "split": "part"}
+    task = load_task(config(**values))
+    assert [q.id for q in task.test] == ["2", "5", "8", "11"]
+    assert len(task.train) == 6
+
+
+def test_fewer_questions_by_the_papers_rule(tmp_path: Path) -> None:
+    values = {"data": write(tmp_path / "x.csv", as_csv(ROWS)), "answer_type": "number"}
+    whole, some = load_task(config(**values)), load_task(config(**values, train=3, test=2))
+    order = {n: [int(i) for i in RandomState(0).permutation(n)] for n in (7, 3)}
+    assert some.train == tuple(whole.train[i] for i in sorted(order[7][:3]))
+    assert some.test == tuple(whole.test[i] for i in sorted(order[3][:2]))
+    with pytest.raises(ConfigError, match=r"task.test=4: there are 3 test questions"):
+        load_task(config(**values, test=4))
+
+
+def test_rationales_that_people_wrote(tmp_path: Path) -> None:
+    rows = [{**row, "why": "One more." if i else None} for i, row in enumerate(ROWS)]
+    path = write(tmp_path / "x.jsonl", "\n".join(map(json.dumps, rows)))
+    task = load_task(config(data=path, answer_type="number", rationale="why"))
+    by_id = {q.id: q.rationale for q in task.train + task.test}
+    assert by_id == {"1": "", **{str(i): "One more." for i in range(2, 11)}}
+
+
+@pytest.mark.parametrize(
+    ("text", "choices"),
+    [
+        ("Date? (A) 04/29/2021 (B) 05/01/2021", ("04/29/2021", "05/01/2021")),
+        ("Ball? (A) orange ball. (B) white ball. (C) blue ball.", ("orange ball", "white ball", "blue ball")),
+        ("Which? Answer choices: (A) x, (B) y.", ("x", "y")),
+        ("Which?\n(A) x;\n(B) y z", ("x", "y z")),
+        ("Which? (B) x, (A) y.", ()),
+        ("Which? (A) x, (C) y.", ()),
+        ("Plan (A) is it?", ()),
+        ("Which? (A) , (B) y", ()),
+        ("Which?", ()),
+    ],
+)
+def test_options_that_the_question_lists(tmp_path: Path, text: str, choices: tuple[str, ...]) -> None:
+    rows = [{"question": f"{i}. {text}", "answer": "B"} for i in range(2)]
+    path = write(tmp_path / "x.jsonl", "\n".join(map(json.dumps, rows)))
+    (question,) = load_task(config(data=path, answer_type="choice")).train
+    assert (question.choices, question.answer) == (choices, "B")
+    assert question.text.endswith(text)
+
+
+def test_a_repeated_question_may_be_kept(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.csv", as_csv(ROWS[:6]))
+    test = write(tmp_path / "test.csv", as_csv(ROWS[4:]))
+    task = load_task(config(data=train, test_data=test, answer_type="number", overlap="keep"))
+    assert task.notes == ("2 of 6 test questions are also training questions",)
 
 
 def test_quoted_fields_and_line_numbers(tmp_path: Path) -> None:
@@ -354,7 +488,13 @@ BAD_FILES: list[tuple[str, str | bytes | None, dict[str, Any], list[str]]] = [
     ("x.jsonl", '{"question": "a\\ud800?", "answer": 1}', {}, ["line 1: the question", "must be text"]),
     ("x.csv", "id,question,answer\nq1,a?,1\nq2,b?,2\nq1,c?,3\n", {"id": "id"}, ["line 4: the id 'q1'", "line 2"]),
     ("x.csv", "id,question,answer\n,a?,1\n", {"id": "id"}, ["line 2: the id", "is empty"]),
-    ("x.csv", Q + "a?,1\n a?,1\n", {}, ["also a training question", "line 2", "line 3", "Remove one"]),
+    ("x.csv", Q + "a?,1\n a?,1\n", {}, ["also a training question", "line 2", "line 3", "task.overlap=keep"]),
+    ("x.csv", "question,answer,s\na?,1,dev\n", {"split": "s"}, ["line 2: the split", "'dev'", "train or test"]),
+    ("x.csv", "question,answer,s\na?,1,\n", {"split": "s"}, ["line 2: the split", "is empty"]),
+    ("x.csv", Q + "a?,1\n", {"split": "s"}, ["line 2: no column 's'", "task.split=COLUMN"]),
+    ("x.csv", Q + "a?,1\n", {"rationale": "anser"}, ["Did you mean 'answer'?", "task.rationale=answer"]),
+    ("x.jsonl", '{"question": "a?", "answer": 1, "why": [1]}', {"rationale": "why"}, ["line 1: the rationale", "null"]),
+    ("x.csv", Q + "a? (A) x (B) y,C\n", {"answer_type": "choice"}, ["line 2: the answer 'C'", "A to B", "(B) y"]),
     ("x.jsonl", JSONL + "\n{question: 1}", {}, ["x.jsonl, line 11: not valid JSON"]),
     ("x.jsonl", JSONL + "\n[1]", {}, ["x.jsonl, line 11: a JSON object"]),
     ("x.json", JSONL, {}, ["x.json: not valid JSON", ".jsonl"]),

@@ -1,4 +1,4 @@
-"""Training: the loss is where it should be, a student is whole or not there, and a seed repeats."""
+"""Training: the loss is where it should be, the right epoch is kept, and a student is whole or not there."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import pytest
 
 from cotdistill.backends.transformers import TransformersBackend
 from cotdistill.config import LoraConfig, StudentConfig
-from cotdistill.errors import BackendError, DataError
+from cotdistill.errors import BackendError, ConfigError, DataError
 from cotdistill.methods import METHODS
-from cotdistill.models import load_for_training, sha256
+from cotdistill.models import LoadedModel, load_for_training, model_identity, sha256
 from cotdistill.records import Pair
 from cotdistill.store import Completion, Request, SamplingParams
-from cotdistill.train import IGNORED, Example, _trainer, collate, make_example, split_dev, train, trained_facts
-from tiny import tiny_model
+from cotdistill.train import split_dev, train, trained_facts
+from cotdistill.trainer import IGNORED, Example, collate, make_example, make_trainer
+from tiny import CHAT, tiny_bart, tiny_model, tiny_t5
 
 PAIRS = [Pair(f"q{i}", 0, f"{i}+{i}? ###", f" {'so ' * i}{i} plus {i} --> {2 * i} END") for i in range(8)]
 
@@ -26,6 +27,16 @@ PAIRS = [Pair(f"q{i}", 0, f"{i}+{i}? ###", f" {'so ' * i}{i} plus {i} --> {2 * i
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("tiny") / "base")
+
+
+@pytest.fixture(scope="module")
+def chat_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("tiny") / "chat", chat=True)
+
+
+@pytest.fixture(scope="module")
+def t5_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_t5(tmp_path_factory.mktemp("tiny") / "t5")
 
 
 def settings(base: Path, **changes: Any) -> StudentConfig:
@@ -39,20 +50,33 @@ def answers(student: Path, pairs: Sequence[Pair]) -> list[Completion]:
     return [c for _, c in sorted(TransformersBackend(str(student)).generate(requests, params))]
 
 
-def completion_loss(model: Any, example: Example) -> tuple[float, int]:
+def completion_loss(student: LoadedModel, example: Example) -> tuple[float, int]:
     """The summed loss of an example's completion by hand, alone and without padding, and its tokens."""
     import torch
 
-    with torch.no_grad():
-        log_probabilities = model(torch.tensor([example.input_ids])).logits[0].log_softmax(-1)
     places = [i for i, label in enumerate(example.labels) if label != IGNORED]
-    return -sum(log_probabilities[i - 1, example.input_ids[i]].item() for i in places), len(places)
+    targets = [example.labels[i] for i in places]
+    inputs = {"input_ids": torch.tensor([example.input_ids])}
+    if student.seq2seq:
+        start = student.model.config.decoder_start_token_id
+        inputs["decoder_input_ids"] = torch.tensor([[start, *targets[:-1]]])
+    else:
+        places = [i - 1 for i in places]
+    with torch.no_grad():
+        log_probabilities = student.model(**inputs).logits[0].log_softmax(-1)
+    return -sum(log_probabilities[i, t].item() for i, t in zip(places, targets, strict=True)), len(targets)
+
+
+def mean_loss(student: LoadedModel, examples: Sequence[Example]) -> float:
+    alone = [completion_loss(student, example) for example in examples]
+    return sum(loss for loss, _ in alone) / sum(tokens for _, tokens in alone)
 
 
 def test_the_loss_is_on_the_completion_and_its_end_alone(base: Path) -> None:
-    _, tokenizer = load_for_training(str(base))
+    student = load_for_training(str(base))
+    tokenizer = student.tokenizer
     for pair in PAIRS:
-        example = make_example(tokenizer, pair)
+        example = make_example(student, pair)
         learned = [i for i, label in enumerate(example.labels) if label != IGNORED]
         prompt = example.input_ids[: learned[0]]
         assert learned == list(range(len(prompt), len(example.input_ids)))
@@ -61,31 +85,85 @@ def test_the_loss_is_on_the_completion_and_its_end_alone(base: Path) -> None:
         assert tokenizer.decode(example.input_ids[len(prompt) :]) == pair.completion + "</s>"
 
 
-def test_the_prompt_has_the_ids_it_has_at_inference(base: Path) -> None:
-    backend = TransformersBackend(str(base))
+def test_a_chat_example_ends_with_the_end_of_the_turn(chat_base: Path) -> None:
+    student = load_for_training(str(chat_base))
+    example = make_example(student, Pair("q", 0, "1+1?", "So 2."), chat=True)
+    prompt = example.labels.count(IGNORED)
+    assert student.tokenizer.decode(example.input_ids[:prompt]) == "[user]1+1?<end>\n[assistant]"
+    assert student.tokenizer.decode(example.labels[prompt:]) == "So 2.<end>"
+    assert example.input_ids[prompt:] == example.labels[prompt:]
+    assert example.labels[-1] in student.eos_ids
+
+
+@pytest.mark.parametrize(
+    ("template", "completion"),
+    [
+        (CHAT.replace("<end>", "."), "So 2..</s>"),  # nothing that generation stops at ends the turn
+        (CHAT.replace("[assistant]{%", "[a]{%"), "So 2.</s>"),  # does not begin as the prompt does
+    ],
+)
+def test_a_chat_template_that_does_not_fit(chat_base: Path, template: str, completion: str) -> None:
+    student = load_for_training(str(chat_base))
+    student.tokenizer.chat_template = template
+    example = make_example(student, Pair("q", 0, "1+1?", "So 2."), chat=True)
+    assert student.tokenizer.decode([label for label in example.labels if label != IGNORED]) == completion
+
+
+def test_an_encoder_decoder_example(t5_base: Path, tmp_path: Path) -> None:
+    student = load_for_training(str(t5_base))
+    example = make_example(student, Pair("q", 0, "1 {+} 1?", "So\n2."))
+    assert student.tokenizer.decode(example.input_ids) == "1 <unk>+<unk> 1?</s>"
+    assert student.tokenizer.decode(example.labels) == "So 2.</s>"
+    assert example.length == len(example.input_ids)
+    student = load_for_training(str(tiny_bart(tmp_path / "bart")))  # its decoder begins with <s>, if its tokenizer does
+    assert student.tokenizer.decode(make_example(student, PAIRS[0]).labels) == "<s> 0 plus 0 --> 0 END</s>"
+
+
+@pytest.mark.parametrize("kind", ["base", "chat_base", "t5_base"])
+def test_the_prompt_has_the_ids_it_has_at_inference(kind: str, request: pytest.FixtureRequest) -> None:
+    chat = kind == "chat_base"
+    backend = TransformersBackend(str(request.getfixturevalue(kind)), chat=chat)
     for pair in PAIRS:
         prompt = backend._encode(Request((pair.prompt,)))
-        example = make_example(backend.loaded.tokenizer, pair)
+        example = make_example(backend.loaded, pair, chat)
         assert example.input_ids[: len(prompt)] == prompt
-        assert example.labels[: len(prompt) + 1] == [IGNORED] * len(prompt) + [example.input_ids[len(prompt)]]
+        if kind == "t5_base":
+            assert len(example.input_ids) == len(prompt)
+            assert IGNORED not in example.labels
+        else:
+            assert example.labels[: len(prompt) + 1] == [IGNORED] * len(prompt) + [example.input_ids[len(prompt)]]
 
 
-def test_the_loss_of_a_batch_is_the_mean_over_its_completion_tokens(base: Path, tmp_path: Path) -> None:
-    model, tokenizer = load_for_training(str(base))
-    examples = [make_example(tokenizer, pair) for pair in PAIRS]
-    alone = [completion_loss(model, example) for example in examples]
-    expected = sum(loss for loss, _ in alone) / sum(tokens for _, tokens in alone)
+@pytest.mark.parametrize("kind", ["base", "chat_base", "t5_base"])
+def test_the_loss_of_a_batch_is_the_mean_over_its_completion_tokens(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    folder = request.getfixturevalue(kind)
+    student = load_for_training(str(folder))
+    examples = [make_example(student, pair, chat=kind == "chat_base") for pair in PAIRS]
+    expected = mean_loss(student, examples)
 
-    trainer = _trainer(
-        model, tokenizer, examples, [], settings(base, batch_size=8), 0, tmp_path, lambda done, total: None
-    )
+    trainer = make_trainer(student, examples, [], settings(folder, batch_size=8), 0, tmp_path)
     (batch,) = trainer.get_train_dataloader()
-    assert len({tuple(row) for row in batch["attention_mask"].tolist()}) > 1  # there is padding
+    assert len({tuple(row) for row in batch["attention_mask"].tolist()}) > (kind != "t5_base")  # there is padding
+    assert len({tuple(row) for row in (batch["labels"] == IGNORED).tolist()}) > 1
     # The model as it is, before Trainer wraps it in autocast: fp32.
-    assert trainer.compute_loss(model, batch).item() == pytest.approx(expected, abs=1e-5)
+    assert trainer.compute_loss(student.model, batch).item() == pytest.approx(expected, abs=1e-5)
 
     other = {**batch, "input_ids": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, 7)}
-    assert trainer.compute_loss(model, other).item() == pytest.approx(expected, abs=1e-5)
+    assert trainer.compute_loss(student.model, other).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_empty_prompt(base: Path, tmp_path: Path) -> None:
+    student = load_for_training(str(base))
+    student.tokenizer.backend_tokenizer.post_processor = None  # no <s>: the first token is the completion's
+    examples = [make_example(student, pair) for pair in (Pair("q", 0, "", " 1 END"), Pair("q", 0, "", ""), PAIRS[0])]
+    assert examples[0].labels == [IGNORED, *examples[0].input_ids[1:]]
+    assert examples[1] == Example([1], [IGNORED])
+    batch = collate([vars(example) for example in examples], student.pad_id)
+    trainer = make_trainer(student, examples, [], settings(base), 0, tmp_path)
+    expected = mean_loss(student, examples)
+    assert trainer.compute_loss(student.model, batch).item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_collate() -> None:
@@ -103,18 +181,131 @@ def test_it_learns_and_learns_to_stop(base: Path, tmp_path: Path) -> None:
         assert completion.text + " END" == pair.completion
         assert completion.finish_reason == "stop"
 
-    losses = []
-    for folder in (base, student):
-        model, tokenizer = load_for_training(str(folder))
-        examples = [completion_loss(model, make_example(tokenizer, pair)) for pair in PAIRS]
-        losses.append(sum(loss for loss, _ in examples) / sum(tokens for _, tokens in examples))
-    assert losses[0] > 3 > 0.3 > losses[1]
+    before, after = (load_for_training(str(folder)) for folder in (base, student))
+    examples = [make_example(before, pair) for pair in PAIRS]
+    assert mean_loss(before, examples) > 3 > 0.3 > mean_loss(after, examples)
 
 
 def test_the_student_learns_the_end_of_sequence(base: Path, tmp_path: Path) -> None:
     student = train(PAIRS[:2], settings(base, steps=80), tmp_path / "student", seed=0)
     ((_, completion),) = TransformersBackend(str(student)).generate([Request((PAIRS[0].prompt,))], SamplingParams(60))
     assert (completion.text, completion.finish_reason) == (PAIRS[0].completion, "stop")
+
+
+def test_a_chat_student_learns_to_end_its_turn(chat_base: Path, tmp_path: Path) -> None:
+    pairs = [Pair(f"q{i}", 0, f"{i}+{i}?", f"{2 * i}") for i in range(4)]
+    student = train(pairs, settings(chat_base, steps=80, format="chat"), tmp_path / "student", seed=0)
+    backend = TransformersBackend(str(student), chat=True)
+    for pair, (_, completion) in zip(
+        pairs, sorted(backend.generate([Request((p.prompt,)) for p in pairs], SamplingParams(20))), strict=True
+    ):
+        assert (completion.text, completion.finish_reason) == (pair.completion, "stop")
+        assert completion.completion_tokens == len(pair.completion) + 1
+
+
+def test_an_encoder_decoder_student_learns_and_stops(t5_base: Path, tmp_path: Path) -> None:
+    pairs = [Pair(f"q{i}", 0, f"{i}+{i}?", f"{i} plus {i} --> {2 * i}") for i in range(4)]
+    student = train(pairs, settings(t5_base, steps=120), tmp_path / "student", seed=0)
+    for pair, completion in zip(pairs, answers(student, pairs), strict=True):
+        assert (completion.text, completion.finish_reason) == (pair.completion, "stop")
+    facts = trained_facts(student)
+    assert facts["longest"] == max(make_example(load_for_training(str(student)), p).length for p in pairs)
+
+
+@pytest.mark.parametrize("max_length", [19, 18])
+def test_the_longer_side_limits_an_encoder_decoder_example(t5_base: Path, tmp_path: Path, max_length: int) -> None:
+    pair = Pair("q", 0, "1?", "12345678 12345678")  # 19 tokens with the space before and the end
+    config = settings(t5_base, max_length=max_length, steps=1)
+    if max_length == 19:
+        assert trained_facts(train([pair], config, tmp_path / "student", seed=0))["longest"] == 19
+    else:
+        with pytest.raises(DataError, match="1 of 1 training examples"):
+            train([pair], config, tmp_path / "student", seed=0)
+
+
+def test_a_form_that_the_model_does_not_have(base: Path, t5_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"student\.format: .*encoder-decoder"):
+        train(PAIRS, settings(t5_base, format="chat"), tmp_path / "student", seed=0)
+    with pytest.raises(BackendError, match=r"no chat template(?s:.*)student\.format=paper"):
+        train(PAIRS, settings(base, format="chat"), tmp_path / "student", seed=0)
+
+
+DEV = {pair.question_id for pair in split_dev(PAIRS, 0.25, 0)[1]}
+CONTRARY = [Pair(p.question_id, 0, p.prompt, " 1zebrazebra" if p.question_id in DEV else " 1 END") for p in PAIRS]
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=8, alpha=64)])
+@pytest.mark.parametrize("kind", ["base", "t5_base"])
+def test_the_epoch_that_is_kept(
+    kind: str, lora: LoraConfig | None, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained to write what is wrong for the held-out questions: the dev loss falls, then rises."""
+    monkeypatch.setattr("cotdistill.trainer.has_bf16", lambda: False)  # so that the dev loss is what fp32 computes
+    config = settings(
+        request.getfixturevalue(kind), lora=lora, steps=0, epochs=6, learning_rate=2e-2, dev_fraction=0.25
+    )
+
+    def dev_loss(student: Path) -> float:
+        loaded = load_for_training(str(student))
+        return mean_loss(loaded, [make_example(loaded, pair) for pair in CONTRARY if pair.question_id in DEV])
+
+    students = {
+        select: train(CONTRARY, config.model_copy(update={"select": select}), tmp_path / select, seed=0)
+        for select in ("last", "dev", "paper")
+    }
+    facts = {select: trained_facts(student) for select, student in students.items()}
+    losses = facts["last"]["dev_losses"]
+    assert losses == facts["dev"]["dev_losses"] == facts["paper"]["dev_losses"]  # keeping does not touch training
+    assert [epoch for epoch, _ in losses] == [1, 2, 3, 4, 5, 6]
+    best = min(range(6), key=lambda i: losses[i][1])
+    assert best < 5  # it overfits
+
+    assert [facts[select]["selected_epoch"] for select in facts] == [6, best + 1, best + 1]
+    assert [facts[select]["epoch_folders"] for select in facts] == [[], [], [f"epochs/{n}" for n in range(1, 7)]]
+    assert dev_loss(students["last"]) == pytest.approx(losses[-1][1], abs=1e-4)
+    assert dev_loss(students["dev"]) == pytest.approx(losses[best][1], abs=1e-4)
+    assert facts["paper"]["weights"] == facts["dev"]["weights"]
+    names = {path.name for path in students["last"].iterdir()}
+    assert {path.name for path in students["dev"].iterdir()} == names
+    assert {path.name for path in students["paper"].iterdir()} == names | {"epochs"}
+
+    epochs = [students["paper"] / name for name in facts["paper"]["epoch_folders"]]
+    for epoch, (_, loss) in zip(epochs, losses, strict=True):
+        assert {path.name for path in epoch.iterdir()} == names
+        assert dev_loss(epoch) == pytest.approx(loss, abs=1e-4)
+    assert len({model_identity(str(epoch))["revision"] for epoch in epochs}) == 6
+    assert model_identity(str(epochs[best])) == model_identity(str(students["dev"]))
+
+
+@pytest.mark.parametrize(("select", "folders"), [("last", []), ("dev", []), ("paper", ["epochs/1", "epochs/2"])])
+def test_without_a_dev_split_the_last_weights_are_kept(
+    base: Path, tmp_path: Path, select: str, folders: list[str]
+) -> None:
+    facts = trained_facts(train(PAIRS, settings(base, select=select), tmp_path / "student", seed=0))
+    last = trained_facts(train(PAIRS, settings(base, select="last"), tmp_path / "last", seed=0))
+    assert facts["weights"] == last["weights"]
+    assert (facts["selected_epoch"], facts["epoch_folders"], facts["dev_losses"]) == (2, folders, [])  # 1.5 epochs
+
+
+def test_a_run_that_ends_inside_the_first_epoch(base: Path, tmp_path: Path) -> None:
+    facts = trained_facts(train(PAIRS, settings(base, steps=1, dev_fraction=0.25), tmp_path / "student", seed=0))
+    assert (facts["selected_epoch"], len(facts["dev_losses"]), facts["steps"]) == (1, 1, 1)
+
+
+def test_a_damaged_student_is_refused(base: Path, tmp_path: Path) -> None:
+    student = train(PAIRS, settings(base, select="paper"), tmp_path / "student", seed=0)
+    for folder in (student, student / "epochs" / "2"):
+        weights = folder / "model.safetensors"
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(content)
+        with pytest.raises(BackendError, match=rf"{folder}: model\.safetensors is damaged"):
+            answers(folder, PAIRS)
+        with pytest.raises(BackendError, match=r"model\.safetensors is damaged"):
+            load_for_training(str(folder))
+        weights.unlink()
+        with pytest.raises(BackendError, match="could not be loaded"):
+            answers(folder, PAIRS)
 
 
 def test_a_saved_student(base: Path, tmp_path: Path) -> None:
@@ -154,9 +345,21 @@ def test_a_student_is_made_once_and_again_when_something_changes(base: Path, tmp
     other_pairs = weights_after(PAIRS[:6], 1)
     other_rate = weights_after(PAIRS[:6], 1, learning_rate=1e-3)
     assert len({sha for _, sha in (first, another_seed, other_pairs, other_rate)}) == 4
+    assert weights_after(PAIRS[:6], 1, learning_rate=1e-3, select="last")[0] > other_rate[0]
     again = weights_after(PAIRS, 0)
     assert again[1] == first[1]  # bit for bit
     assert again[0] > first[0]
+
+
+def test_a_constant_rate_learns_more_than_one_that_falls_to_nothing(base: Path, tmp_path: Path) -> None:
+    moved = {}
+    start = load_for_training(str(base)).model.get_input_embeddings().weight
+    for schedule in ("linear", "constant"):
+        config = settings(base, steps=8, warmup=0, schedule=schedule, weight_decay=0)
+        student = train(PAIRS, config, tmp_path / schedule, seed=0)
+        weight = load_for_training(str(student)).model.get_input_embeddings().weight
+        moved[schedule] = float((weight - start).detach().abs().sum())
+    assert moved["constant"] > 1.2 * moved["linear"]
 
 
 def test_lora_saves_a_plain_model(base: Path, tmp_path: Path) -> None:
@@ -232,20 +435,25 @@ def test_a_failed_training_leaves_the_student_that_was_there(base: Path, tmp_pat
 
 
 def test_killed_while_training(base: Path, tmp_path: Path) -> None:
+    """Killed in its third epoch, when students of two are saved: nothing is there that looks whole."""
     folder = tmp_path / "student"
+    config = settings(base, steps=10**6, select="paper", dev_fraction=0.25)
     program = f"""
 import json, pathlib
 from cotdistill.config import StudentConfig
 from cotdistill.records import Pair
 from cotdistill.train import train
-config = StudentConfig.model_validate(json.loads({settings(base, steps=10**6).model_dump_json()!r}))
+config = StudentConfig.model_validate(json.loads({config.model_dump_json()!r}))
 pairs = [Pair(f"q{{i}}", 0, "1? ###", " 1 END") for i in range(8)]
 train(pairs, config, pathlib.Path({str(folder)!r}), 0, lambda done, total: print(done, flush=True))
 """
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
-        assert child.stdout.readline() == "1\n"
+        assert [child.stdout.readline() for _ in range(5)] == [f"{done}\n" for done in range(1, 6)]
         child.kill()
+    assert len(list(tmp_path.rglob("model.safetensors"))) >= 2
+    assert not list(tmp_path.rglob("complete.json"))
     assert trained_facts(folder) == {}
     assert not folder.exists()
     assert trained_facts(train(PAIRS, settings(base), folder, seed=0))["steps"] == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["student"]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,9 +17,13 @@ from cotdistill.backends.recorded import RecordedBackend
 from cotdistill.backends.transformers import TransformersBackend
 from cotdistill.config import LimitsConfig, TeacherConfig
 from cotdistill.errors import BackendError, ConfigError, DataError
+from cotdistill.models import LoadedModel, import_training, is_seq2seq, mark_complete
 from cotdistill.records import FinishReason
 from cotdistill.store import Completion, Request, Row, SamplingParams, Store, canonical, identity_text
-from tiny import tiny_model
+from tiny import tiny_bart, tiny_model, tiny_t5
+
+if TYPE_CHECKING:
+    import torch
 
 PROMPTS = ["Q: 1?", "Q: How many apples are there?\nA:", "x", "Q: Why?\nA: Let's think", "What is 2 + 2? ###"]
 REQUESTS = [Request((prompt,)) for prompt in PROMPTS]
@@ -34,8 +41,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("tiny") / "base")
 
 
-@pytest.fixture(scope="module", params=["own pad", "eos is pad"])
+@pytest.fixture(scope="module", params=["own pad", "eos is pad", "encoder-decoder"])
 def backend(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> object:
+    if request.param == "encoder-decoder":
+        return open_tiny(tiny_t5(tmp_path_factory.mktemp("t5") / "base", std=0.5))
     if request.param == "eos is pad":
         from transformers import AutoTokenizer
 
@@ -55,19 +64,28 @@ def one_by_one(backend: TransformersBackend, requests: list[Request], params: Sa
     return [ask(backend, [request], params)[0] for request in requests]
 
 
-def test_greedy_is_the_arg_max_of_the_bare_model(backend: TransformersBackend) -> None:
+def next_logits(loaded: LoadedModel, prompt: list[int], written: list[int]) -> torch.Tensor:
+    """What the bare model makes of one prompt and what it has written, without batch or cache."""
     import torch
 
+    with torch.no_grad():
+        if not loaded.seq2seq:
+            return loaded.model(torch.tensor([prompt + written])).logits[0, -1]  # type: ignore[no-any-return]
+        start = loaded.model.config.decoder_start_token_id
+        output = loaded.model(torch.tensor([prompt]), decoder_input_ids=torch.tensor([[start, *written]]))
+        return output.logits[0, -1]  # type: ignore[no-any-return]
+
+
+def test_greedy_is_the_arg_max_of_the_bare_model(backend: TransformersBackend) -> None:
     loaded = backend.loaded
     for request, completion in zip(REQUESTS, ask(backend, REQUESTS, SamplingParams(20)), strict=True):
-        ids = loaded.tokenizer.encode(request.prompt[0])
-        prompt_tokens = len(ids)
-        while len(ids) < prompt_tokens + 20 and ids[-1] not in loaded.eos_ids:
-            with torch.no_grad():
-                ids.append(int(loaded.model(torch.tensor([ids])).logits[0, -1].argmax()))
-        text = loaded.tokenizer.decode(ids[prompt_tokens:], skip_special_tokens=True)
-        reason: FinishReason = "stop" if ids[-1] in loaded.eos_ids else "length"
-        assert completion == Completion(text, reason, prompt_tokens, len(ids) - prompt_tokens)
+        prompt = loaded.tokenizer.encode(request.prompt[0])
+        written: list[int] = []
+        while len(written) < 20 and not set(written) & set(loaded.eos_ids):
+            written.append(int(next_logits(loaded, prompt, written).argmax()))
+        text = loaded.tokenizer.decode(written, skip_special_tokens=True)
+        reason: FinishReason = "stop" if written[-1] in loaded.eos_ids else "length"
+        assert completion == Completion(text, reason, len(prompt), len(written))
 
 
 @pytest.mark.parametrize("stop", [(), ("e", "7", "Q:")])
@@ -95,18 +113,15 @@ def test_samples_differ_and_repeat(backend: TransformersBackend) -> None:
 
 def test_a_sample_follows_the_model_s_distribution(backend: TransformersBackend) -> None:
     """The first token of 2,000 samples, against the probabilities of the most likely ones."""
-    import torch
-
     requests = [Request(("x",), sample) for sample in range(2000)]
     backend.batch_size = 2000
     firsts = [c.text for c in ask(backend, requests, SamplingParams(1, temperature=0.5))]
     backend.batch_size = 64
-    with torch.no_grad():
-        logits = backend.loaded.model(torch.tensor([backend._encode(requests[0])])).logits[0, -1]
-    for token in logits.topk(5).indices.tolist():
-        p = (logits / 0.5).softmax(-1)[token].item()
-        seen = firsts.count(backend.loaded.tokenizer.decode([token])) / 2000
-        assert seen == pytest.approx(p, abs=5 * (p * (1 - p) / 2000) ** 0.5)
+    logits = next_logits(backend.loaded, backend._encode(requests[0]), [])
+    texts = [backend.loaded.tokenizer.decode([token], skip_special_tokens=True) for token in range(len(logits))]
+    for text in {texts[token] for token in logits.topk(5).indices}:
+        p = float((logits / 0.5).softmax(-1)[[t == text for t in texts]].sum())  # all that are left out read ""
+        assert firsts.count(text) / 2000 == pytest.approx(p, abs=5 * (p * (1 - p) / 2000) ** 0.5)
 
 
 def test_ends_and_token_counts(backend: TransformersBackend) -> None:
@@ -116,7 +131,7 @@ def test_ends_and_token_counts(backend: TransformersBackend) -> None:
     assert {c.finish_reason for c in free} == {"stop", "length"}
     ended = stopped = 0
     for request, completion in zip(requests, free, strict=True):
-        assert completion.prompt_tokens == len(request.prompt[0]) + 1  # and <s>
+        assert completion.prompt_tokens == len(backend._encode(request))
         whole = completion.completion_tokens - (completion.finish_reason == "stop")
         if completion.finish_reason == "length":
             assert completion.completion_tokens == 40
@@ -158,15 +173,53 @@ def test_turns_are_joined(backend: TransformersBackend) -> None:
     assert ask(backend, turns, SamplingParams(9)) == ask(backend, [Request(("Q: 1? It is 1.",))], SamplingParams(9))
 
 
-def test_chat_uses_the_template(folder: Path) -> None:
-    backend = TransformersBackend(str(folder), chat=True, system="Be brief.")
-    tokenizer = backend.loaded.tokenizer
-    tokenizer.chat_template = (
-        "{% for m in messages %}[{{ m.role }}:{{ m.content }}]{% endfor %}{% if add_generation_prompt %}[a:{% endif %}"
-    )
+def test_chat_uses_the_template(folder: Path, tmp_path: Path) -> None:
+    backend = TransformersBackend(str(tiny_model(tmp_path / "chat", chat=True)), chat=True, system="Be brief.")
     ids = backend._encode(Request(("Q?", "A.", "So?")))
-    assert tokenizer.decode(ids) == "[system:Be brief.][user:Q?][assistant:A.][user:So?][a:"
-    assert backend.identity == {**open_tiny(folder).identity, "form": "chat", "system": "Be brief."}
+    turns = ["[system]Be brief.", "[user]Q?", "[assistant]A.", "[user]So?"]
+    assert backend.loaded.tokenizer.decode(ids) == "<end>\n".join([*turns, "[assistant]"])
+    plain = TransformersBackend(backend.model).identity
+    assert backend.identity == {**plain, "form": "chat", "system": "Be brief."}
+    backend.loaded.tokenizer.chat_template = "{{ raise_exception('No system role.') }}"
+    with pytest.raises(BackendError, match=r"refuses these turns: No system role\."):
+        ask(backend, REQUESTS, SAMPLED)
+    with pytest.raises(BackendError, match=r"no chat template(?s:.*)teacher\.api=completions"):
+        ask(TransformersBackend(str(folder), chat=True), REQUESTS, SAMPLED)
+
+
+def test_room_is_for_prompt_and_completion_of_a_causal_model_alone(tmp_path: Path) -> None:
+    request = [Request(("x" * 30,))]
+    causal = open_tiny(tiny_model(tmp_path / "causal", positions=40))
+    assert ask(causal, request, SamplingParams(9))[0].finish_reason != "error"
+    ((_, refused),) = causal.generate(request, SamplingParams(10))
+    assert refused == Completion("", "error", error="the prompt has 31 tokens, and the model room for 30")
+    assert ask(open_tiny(tiny_t5(tmp_path / "t5")), [Request(("x" * 600,))], SamplingParams(3))[0].prompt_tokens == 602
+    bart = open_tiny(tiny_bart(tmp_path / "bart", positions=40))
+    assert ask(bart, [Request(("x" * 39,))], SamplingParams(20))[0].finish_reason != "error"
+    assert ask(bart, [Request(("x" * 40,))], SamplingParams(20))[0].finish_reason == "error"
+
+
+def test_absolute_positions_of_an_encoder(tmp_path: Path) -> None:
+    bart = open_tiny(tiny_bart(tmp_path / "bart"))
+    together = ask(bart, REQUESTS, SamplingParams(20))
+    assert together == one_by_one(bart, REQUESTS, SamplingParams(20))
+    assert len({completion.text for completion in together}) > 2
+
+
+def test_is_seq2seq(folder: Path, tmp_path: Path) -> None:
+    assert is_seq2seq(str(tiny_t5(tmp_path / "t5")))
+    assert not is_seq2seq(str(folder))
+    assert not is_seq2seq("smollm2-135m-instruct")
+    program = (
+        "import sys; from cotdistill.models import is_seq2seq; print(is_seq2seq(sys.argv[1]), 'torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "t5")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "True False\n"
+
+
+def test_freed_memory_is_kept_where_glibc_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())  # another C library
+    import_training()
 
 
 def test_identity_follows_the_weights(folder: Path, tmp_path: Path) -> None:
@@ -206,6 +259,16 @@ def test_a_model_that_cannot_be_loaded(folder: Path, tmp_path: Path, name: str) 
     assert str(broken) in message
     assert "Give a folder that holds config.json and safetensors" in message
     assert len(message.splitlines()) <= 3
+
+
+def test_damaged_weights_of_ours_are_named(folder: Path, tmp_path: Path) -> None:
+    ours = Path(shutil.copytree(folder, tmp_path / "ours"))
+    mark_complete(ours, {})
+    assert ask(open_tiny(ours), REQUESTS, SAMPLED) == ask(open_tiny(folder), REQUESTS, SAMPLED)
+    weights = ours / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")  # it would load
+    with pytest.raises(BackendError, match=f"{ours}: model.safetensors is damaged"):
+        ask(TransformersBackend(str(ours)), REQUESTS, SAMPLED)
 
 
 BIG = {"model": "big", "endpoint": "http://somewhere/v1"}

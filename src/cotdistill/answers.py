@@ -1,4 +1,4 @@
-"""Reading an answer out of text, and comparing two answers. Pure functions, one table a rule.
+"""Reading an answer out of text, and comparing two answers: one table a rule, one row a type.
 
     >>> number = TYPED["number"]
     >>> number.candidates(" 5 + 3 = 8 apples.", ())
@@ -6,8 +6,8 @@
     >>> number.equal("8.0", "8")
     True
 
-`TYPED` reads each type as a careful person would; `PAPER` is the authors' evaluator to the letter
-(https://github.com/itsnamgyu/reasoning-teacher, src/evaluation/evaluator.py, 116-149).
+`TYPED` reads each type as a careful person would (reading.py, readers.py); `PAPER` is the authors' evaluator to the
+letter (https://github.com/itsnamgyu/reasoning-teacher, src/evaluation/evaluator.py, 83-149).
 """
 
 from __future__ import annotations
@@ -15,122 +15,94 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from functools import partial
 
-# A minus after a digit, a letter or a bracket is a subtraction, as in "10-5"; "-$5" and ".5" are numbers.
-NUMBER = re.compile(r"(?<![\w)])[-\u2212]?\$?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\.)\.\d+)")
-BRACKETED_LETTER = re.compile(r"\(([A-Z])\)")
-LONE_LETTER = re.compile(r"(?<![\w'])([A-Z])(?![\w'])")
-BEGINS_A_SENTENCE = re.compile(r"\s+(?!(?:is|and|or)\b)[a-z]")  # "A man", "I think"; not "A is right"
-YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
-TOLERANCE = Decimal("1e-6")
+from cotdistill import math_answers, readers, reading
+from cotdistill.readers import folded_equal, number_equal
+
+MOST_TEXT = 20_000  # characters: more is no answer to a question
+MOST_DIGITS = 100
 
 
 @dataclass(frozen=True)
 class AnswerType:
     """How one type of answer is read and compared.
 
-    `candidates(text, choices)` lists the answers that `text` holds, in order; `equal(a, b)` compares
-    a candidate with a gold answer.
+    `candidates(text, choices)` lists the answers that an answer step holds: the first is the answer.
+    `find(text, choices)` is the answer of a text that does not mark it. `equal(a, b)` compares an
+    answer with the known one. The answer follows the first of a method's cues, or the last.
+    `unfinished` is put at the end of a text that was cut, for `candidates` and `find` to mind; "" where nobody does.
     """
 
     candidates: Callable[[str, Sequence[str]], list[str]]
     equal: Callable[[str, str], bool]
+    find: Callable[[str, Sequence[str]], str | None]
+    first_cue: bool = False
+    unfinished: str = ""
 
 
-def number_candidates(text: str, choices: Sequence[str] = ()) -> list[str]:
-    """The numbers of the first line that has any; of an equation, those after its last "="."""
-    for line in text.split("\n"):
-        if numbers := NUMBER.findall(line):
-            after_equals = NUMBER.findall(line.rpartition("=")[2])
-            return [re.sub(r"[,$]", "", n).replace("\u2212", "-") for n in after_equals or numbers]
-    return []
+def _typed(read: reading.Read, equal: Callable[[str, str], bool]) -> AnswerType:
+    return AnswerType(
+        partial(reading.candidates, read, equal), equal, partial(reading.find, read), unfinished=reading.UNFINISHED
+    )
 
 
-def number_equal(a: str, b: str) -> bool:
-    """Equal within 1e-6, whatever the spelling: 8, 8.0, 1,000 and 1000."""
-    try:
-        return abs(Decimal(a.replace(",", "")) - Decimal(b.replace(",", ""))) <= TOLERANCE
-    except ArithmeticError:  # not a number, or one of an exponent that nothing holds
-        return False
-
-
-def choice_candidates(text: str, choices: Sequence[str] = ()) -> list[str]:
-    """Letters within the options: in brackets where there are any, else standing alone, else by their text."""
-    allowed = {chr(ord("A") + i) for i in range(len(choices) or 26)}
-    bracketed = [letter for letter in BRACKETED_LETTER.findall(text) if letter in allowed]
-    if bracketed:
-        return bracketed
-    # "A" and "I" begin sentences too: they count only where nothing but the letter is said before a stop.
-    lone = [
-        m[1]
-        for m in LONE_LETTER.finditer(text)
-        if m[1] in allowed and not (m[1] in "AI" and BEGINS_A_SENTENCE.match(text, m.end()))
-    ]
-    if lone:
-        return lone
-    found = []
-    for i, choice in enumerate(choices):
-        words = re.escape(choice.strip().casefold())
-        if words and (match := re.search(rf"(?<!\w){words}(?!\w)", text.casefold())):
-            found.append((match.start(), -match.end(), chr(ord("A") + i)))  # of two in one place, the longer
-    return [letter for *_, letter in sorted(found)]
-
-
-def yes_no_candidates(text: str, choices: Sequence[str] = ()) -> list[str]:
-    """Every yes and no, lower-case."""
-    return [word.lower() for word in YES_NO.findall(text)]
-
-
-def text_candidates(text: str, choices: Sequence[str] = ()) -> list[str]:
-    """The first line that says something, without quotes, a leading ":" or "is", and final stops."""
-    for line in text.split("\n"):
-        line = re.sub(r"^\s*(?:is\b)?\s*:?\s*", "", line)
-        if line := line.strip(" \t\"'`*.,!").strip():
-            return [line]
-    return []
-
-
-def folded_equal(a: str, b: str) -> bool:
-    """Equal but for case, outer white space and runs of spaces."""
-    return " ".join(a.split()).casefold() == " ".join(b.split()).casefold()
-
+_NUMBER = _typed(readers.read_number, number_equal)
 
 TYPED: dict[str, AnswerType] = {
-    "number": AnswerType(number_candidates, number_equal),
-    "choice": AnswerType(choice_candidates, folded_equal),
-    "yes_no": AnswerType(yes_no_candidates, folded_equal),
-    "text": AnswerType(text_candidates, folded_equal),
+    "number": _NUMBER,
+    "integer": _NUMBER,  # 39.0 is 39
+    "choice": _typed(readers.read_choice, folded_equal),
+    "yes_no": _typed(readers.read_yes_no, folded_equal),
+    "text": _typed(readers.read_text, readers.text_equal),
+    "date": _typed(readers.read_date, readers.date_equal),
+    "math": _typed(math_answers.read_math, math_answers.math_equal),
 }
 
 
-def paper_number_candidates(text: str, choices: Sequence[str] = ()) -> list[str]:
-    return re.findall(r"-?\d+(?:\.\d+)?", text.replace(",", ""))
+def paper_number(text: str, choices: Sequence[str] = ()) -> list[str]:
+    return [n for n in re.findall(r"-?\d+(?:\.\d+)?", text.replace(",", "")) if len(n) <= MOST_DIGITS]
 
 
-def paper_choice_candidates(text: str, choices: Sequence[str] = ()) -> list[str]:
+def paper_choice(text: str, choices: Sequence[str] = ()) -> list[str]:
     last = chr(ord("A") + (len(choices) or 5) - 1)
     return re.findall(f"[A-{last}]", text)
 
 
-def paper_yes_no_candidates(text: str, choices: Sequence[str] = ()) -> list[str]:
+def paper_yes_no(text: str, choices: Sequence[str] = ()) -> list[str]:
     words = re.sub(r"[\"'\n.\s:,]", " ", text.lower()).split(" ")
     return [word for word in words if word in ("yes", "no")]
 
 
-def paper_text_candidates(text: str, choices: Sequence[str] = ()) -> list[str]:
-    return [re.sub(r"[\"'\n.\s]", "", text)]
+def paper_text(text: str, choices: Sequence[str] = ()) -> list[str]:
+    whole = re.sub(r"[\"'\n.\s]", "", text) if len(text) <= MOST_TEXT else ""
+    return [whole] if whole else []
 
 
-def exact_equal(a: str, b: str) -> bool:
-    return a == b
+def _paper(candidates: Callable[[str, Sequence[str]], list[str]], equal: Callable[[str, str], bool]) -> AnswerType:
+    def last(text: str, choices: Sequence[str] = ()) -> str | None:
+        return next(reversed(candidates(text, choices)), None)
 
+    return AnswerType(candidates, equal, last, first_cue=True)
+
+
+def float_equal(a: str, b: str) -> bool:
+    try:
+        return abs(float(a) - float(b.replace(",", ""))) <= 1e-6
+    except ValueError:
+        return False
+
+
+_PAPER_TEXT = _paper(paper_text, lambda a, b: a == b)
 
 PAPER: dict[str, AnswerType] = {
-    "number": AnswerType(paper_number_candidates, number_equal),
-    "choice": AnswerType(paper_choice_candidates, exact_equal),
-    "yes_no": AnswerType(paper_yes_no_candidates, lambda a, b: a == b.lower()),
-    "text": AnswerType(paper_text_candidates, exact_equal),
+    "number": _paper(paper_number, float_equal),
+    "integer": _paper(paper_number, lambda a, b: a == b.replace(",", "")),
+    "choice": _paper(paper_choice, lambda a, b: a == b),
+    "yes_no": _paper(paper_yes_no, lambda a, b: a == b.lower()),
+    "text": _PAPER_TEXT,
+    "date": _PAPER_TEXT,  # the authors have neither dates nor formulas
+    "math": _PAPER_TEXT,
 }
 
 RULES = {"typed": TYPED, "paper": PAPER}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cotdistill import __version__
-from cotdistill.errors import ConfigError, CotdistillError
+from cotdistill.errors import ConfigError, CotdistillError, DataError
 
 if TYPE_CHECKING:
     from cotdistill.config import Config
@@ -92,23 +92,65 @@ def report_command(arguments: ConfigArgs = None) -> None:
 
 
 @app.command("sweep")
-def sweep_command(file: Annotated[Path, typer.Argument(help="A sweep file: base, name, grid.")]) -> None:
+def sweep_command(
+    file: Annotated[Path, typer.Argument(help="A sweep file: base, name, grid.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[SECTION.FIELD=VALUE]...")] = None,
+) -> None:
     """Do one run for each point of a grid; they share one store."""
+    from cotdistill.config import parse_overrides
     from cotdistill.sweep import sweep
 
-    typer.echo(json.dumps(sweep(file), indent=1))
+    typer.echo(json.dumps(sweep(file, parse_overrides(overrides or [])), indent=1))
 
 
-@app.command("tasks")
-def tasks_command() -> None:
-    """List the tasks that come with the package."""
+tasks_app = typer.Typer(rich_markup_mode=None)
+app.add_typer(tasks_app, name="tasks")
+
+
+@tasks_app.callback(invoke_without_command=True)
+def tasks_command(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the tasks that have a name; nothing is downloaded for that.
+
+    Tab-separated where stdout is no terminal. `random` and `majority` are accuracies in percent, of guessing and
+    of the best constant answer.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from rich.console import Console
+
+    from cotdistill.tasks.listing import rows, table
+
+    console = Console()
+    if as_json:
+        typer.echo(json.dumps(rows(), indent=1))
+    elif console.is_terminal:
+        console.print(table(rows()))
+    else:
+        listed = rows()
+        for line in (listed[0].keys(), *(row.values() for row in listed)):
+            typer.echo("\t".join(map(str, line)))
+
+
+@tasks_app.command("check")
+def tasks_check_command(name: Annotated[str, typer.Argument(help="A name of the list.")]) -> None:
+    """Load a task, and prove that each known answer scores as correct by both rules; exit 3 if not."""
+    from cotdistill.answers import RULES
     from cotdistill.config import TaskConfig
-    from cotdistill.tasks import TASKS, load_task
+    from cotdistill.tasks import load_task
+    from cotdistill.tasks.listing import baselines, unscorable
 
-    for name in TASKS:
-        task = load_task(TaskConfig(name=name))
-        typer.echo(f"{name}\t{task.answer_type}\t{task.test[0].text}")
-    typer.echo("reasoning_gym/NAME\t\tany generator of reasoning-gym (pip install 'cotdistill[tasks]')")
+    task = load_task(TaskConfig(name=name))
+    random, majority = baselines(task)
+    typer.echo(f"{name}: {len(task.train)} train, {len(task.test)} test, {task.answer_type}")
+    typer.echo(f"random {random:.2f}%, majority {majority:.2f}%")
+    for note in task.notes:
+        typer.echo(f"note: {note}")
+    wrong = {rule: ids for rule in RULES if (ids := unscorable(task, rule))}
+    for rule, ids in wrong.items():
+        typer.echo(f"{rule}: {' '.join(ids)}")
+    if wrong:
+        raise DataError(f"{name}: known answers that do not score as correct by the rule {' and '.join(wrong)}.")
+    typer.echo(f"every known answer scores as correct by {' and '.join(RULES)}")
 
 
 @app.command("init")
@@ -140,36 +182,70 @@ def doctor_command(arguments: ConfigArgs = None) -> None:
 
 @app.command("score")
 def score_command(
-    file: Annotated[Path, typer.Argument(help="JSON lines with `text` (what a model wrote) and `gold`.")],
-    answer_type: Annotated[str, typer.Option(help="number, choice, yes_no or text")],
-    rule: Annotated[str, typer.Option(help="typed or paper")] = "typed",
-    method: Annotated[str, typer.Option(help="the method whose form the text has")] = "fine_tune_cot",
+    file: Annotated[Path, typer.Argument(help="JSON lines of any tool, or a run's predictions/*.jsonl.")],
+    task: Annotated[str, typer.Option(help="A name from `cotdistill tasks`, for its answer type.")] = "",
+    answer_type: Annotated[str, typer.Option(help="number, integer, choice, yes_no, text, date or math.")] = "",
+    rule: Annotated[str, typer.Option(help="typed: with care; paper: the authors' evaluator.")] = "typed",
+    output: Annotated[str, typer.Option(help="Column of what was written. None: output, or text.")] = "",
+    answer: Annotated[str, typer.Option(help="Column of the known answer. None: answer, or gold.")] = "",
+    choices: Annotated[str, typer.Option(help="Column of the list of options. None: choices.")] = "",
+    method: Annotated[str, typer.Option(help="The method whose form the output has. None: any form.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Write how each row was judged to this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score predictions that you have, such as a run's predictions/*.jsonl."""
+    """Score what models wrote: accuracy with its 95% interval."""
+    from cotdistill import progress
     from cotdistill.evaluate import score_file
+    from cotdistill.records import to_json, write_atomic
 
-    show([score_file(file, answer_type, rule, method)], as_json)
+    if bool(task) == bool(answer_type):
+        raise ConfigError("score needs one of --task NAME and --answer-type TYPE, such as --answer-type number.")
+    options = 0
+    if task:
+        from cotdistill.tasks import answer_type_of
+
+        answer_type, options = answer_type_of(task)
+    columns = {"output": output, "answer": answer, "choices": choices}
+    result, scores = score_file(file, answer_type, rule, method, columns, options)
+    if out is not None:
+        rows = ({"correct": s.correct, "category": s.category, "predicted": s.predicted} for s in scores)
+        write_atomic(out, "".join(json.dumps(row) + "\n" for row in rows))
+    if as_json:
+        typer.echo(json.dumps({"correct": result.categories["correct"], **to_json(result)}, indent=1))
+    else:
+        show([result], as_json)
+        typer.echo(", ".join(f"{count} {category}" for category, count in result.categories.items()))
+    for warning in result.warnings:
+        progress.say(f"warning: {warning}")
 
 
 @app.command("import")
 def import_command(
-    file: Annotated[Path, typer.Argument(help="JSON lines of a teacher's zero-shot-CoT outputs.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="A teacher's outputs. Several: each a further sample.")
+    ],
     store: Annotated[Path, typer.Option(help="The store to bring them into.")],
     model: Annotated[str, typer.Option(help="Who wrote them.")],
     temperature: Annotated[float, typer.Option(help="They were sampled at.")] = 0.0,
     max_tokens: Annotated[int, typer.Option(help="Limit of the rationale, in tokens.")] = 128,
-    question: Annotated[str, typer.Option(help="Column of the question.")] = "question",
-    rationale: Annotated[str, typer.Option(help="Column of the rationale.")] = "rationale",
-    answer_text: Annotated[
-        str, typer.Option(help="Column of what followed the answer prompt.")
-    ] = "answer_extraction_output",
+    form: Annotated[str, typer.Option(help="authors, lm_eval, nemo, kojima or plain; none: told from the file.")] = "",
+    answer_type: Annotated[str, typer.Option(help="The task's, for outputs that hold their answer.")] = "",
+    questions: Annotated[Path | None, typer.Option(help="Write a task file (.jsonl) of the questions.")] = None,
+    question: Annotated[str | None, typer.Option(help="Column of the question.")] = None,
+    rationale: Annotated[str | None, typer.Option(help="Column of the rationale.")] = None,
+    answer_text: Annotated[str | None, typer.Option(help="Column of what followed the answer prompt.")] = None,
+    output: Annotated[str | None, typer.Option(help="Column of one text that holds rationale and answer.")] = None,
+    gold: Annotated[str | None, typer.Option(help="Column of the known answer.")] = None,
 ) -> None:
-    """Bring a teacher's outputs into a store, for a recorded teacher to answer from."""
+    """Bring a teacher's outputs into a store, and print the config that answers from it."""
+    import yaml
+
     from cotdistill.importing import import_completions
 
-    count = import_completions(file, store, model, temperature, max_tokens, question, rationale, answer_text)
-    typer.echo(f"{count} questions imported into {store}")
+    named = {"question": question, "rationale": rationale, "answer_text": answer_text, "output": output, "gold": gold}
+    columns = {field: column for field, column in named.items() if column is not None}
+    sections = import_completions(files, store, model, temperature, max_tokens, form, answer_type, questions, columns)
+    typer.echo(yaml.safe_dump(sections, sort_keys=False), nl=False)
 
 
 def read_config(arguments: list[str] | None) -> Config:

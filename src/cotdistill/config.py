@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
 import re
@@ -34,17 +35,27 @@ class TaskConfig(Section):
     """What is asked: a task of ours by `name`, or your own file by `data`."""
 
     name: str = Field("word_problems", description="a name from `cotdistill tasks`, or reasoning_gym/NAME")
-    train: int = Field(320, ge=1, description="training questions of a generated task")
-    test: int = Field(150, ge=1, description="test questions of a generated task")
+    train: int | None = Field(None, ge=1, description="training questions, drawn by the paper's rule; none: all")
+    test: int | None = Field(None, ge=1, description="test questions, drawn like those; none: all")
     seed: int = Field(0, description="seed of a generated task, and of the split of a file")
+    split: str | None = Field(
+        None, description="a paper's task: template, for its template-wise split; your file: the column that says"
+    )
+    overlap: Literal["refuse", "keep"] = Field(
+        "refuse", description="test questions that are training questions too; keep: and say how many"
+    )
+    exemplars: str | None = Field(
+        None, description="for few_shot_cot: .jsonl of question, rationale, answer, or the task to take them from"
+    )
     data: Path | None = Field(None, description="your own .jsonl or .csv file")
     test_data: Path | None = Field(None, description="a file of its own for testing; none: a split of data")
     test_fraction: float = Field(0.3, gt=0, lt=1, description="share of data kept for testing")
     id: str | None = Field(None, description="column of a unique id; none: the line number")
     question: str = Field("question", description="column of the question")
     answer: str = Field("answer", description="column of the known answer")
-    choices: str | None = Field(None, description="column of the list of options, for answer_type choice")
-    answer_type: Literal["number", "choice", "yes_no", "text"] | None = Field(
+    choices: str | None = Field(None, description="column of the list of options; none: read from the question")
+    rationale: str | None = Field(None, description="column of a rationale that a person wrote")
+    answer_type: Literal["number", "integer", "choice", "yes_no", "text", "date", "math"] | None = Field(
         None, description="how answers are read; needed for your own file"
     )
     rule: Literal["typed", "paper"] = Field("typed", description="typed: with care; paper: the authors' evaluator")
@@ -52,13 +63,20 @@ class TaskConfig(Section):
     @model_validator(mode="after")
     def _own_file_has_a_type(self) -> TaskConfig:
         if self.data is not None and self.answer_type is None:
-            raise ValueError("answer_type is needed with data: number, choice, yes_no or text")
+            raise ValueError("answer_type is needed with data: number, integer, choice, yes_no, text, date or math")
         return self
 
 
 class TeacherConfig(Section):
-    """Who writes the rationales."""
+    """Who writes the rationales, and how it is asked."""
 
+    style: Literal["zero_shot_cot", "few_shot_cot", "one_step", "human"] = Field(
+        "zero_shot_cot",
+        description="zero_shot_cot: two requests a rationale; few_shot_cot, one_step: one; human: those of the dataset",
+    )
+    answer_cue: Literal["paper", "kojima"] = Field(
+        "paper", description="zero_shot_cot's second prompt: one for all tasks, or that of Kojima et al. by answer type"
+    )
     backend: Literal["openai", "transformers", "recorded"] = Field("openai", description="how it is reached")
     model: str = Field("", description="its name there; for recorded: which model of the store, if several")
     base_url: str = Field("http://localhost:8000/v1", description="openai: the server, up to and with /v1")
@@ -90,6 +108,8 @@ class CurateConfig(Section):
     truncated: Literal["drop", "keep"] = Field("drop", description="rationales cut at teacher.max_tokens")
     dedup: bool = Field(True, description="drop a rationale that repeats another of its question")
     per_question: int = Field(0, ge=0, description="keep at most so many a question; 0: no limit")
+    total: int = Field(0, ge=0, description="keep so many in all, drawn at random by the paper's rule; 0: no limit")
+    only: Path | None = Field(None, description="a file of question ids, one a line: keep rationales of these alone")
 
 
 class LoraConfig(Section):
@@ -101,14 +121,22 @@ class LoraConfig(Section):
 
 
 class StudentConfig(Section):
-    """Who learns, and how long."""
+    """Who learns, in what form, and how long."""
 
     model: str = Field("smollm2-135m-instruct", description="ours, a Hugging Face id, or a folder")
+    format: Literal["paper", "paper_gpt3", "natural", "chat"] = Field(
+        "paper", description="of prompts and completions; chat: the student's own chat template"
+    )
+    select: Literal["last", "dev", "paper"] = Field(
+        "dev",
+        description="the epoch kept: of the lowest dev loss; last; paper: the best on the test set, as the authors",
+    )
     epochs: float = Field(3, gt=0, description="passes over the pairs; not used where steps is set")
     steps: int = Field(0, ge=0, description="optimiser steps, the same for every method; 0: from epochs")
-    learning_rate: float = Field(2e-4, gt=0, description="peak; linear decay after a short warm-up")
+    learning_rate: float = Field(2e-4, gt=0, description="peak, after the warm-up")
     batch_size: int = Field(8, ge=1, description="examples a step")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps")
+    schedule: Literal["linear", "constant"] = Field("linear", description="after the warm-up: decay to 0, or none")
     weight_decay: float = Field(0.01, ge=0)
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="one student a seed and method")
     dev_fraction: float = Field(0.05, ge=0, lt=1, description="share of training questions held out for the dev loss")
@@ -188,8 +216,13 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Confi
     Relative paths in it are taken from the current folder. Raises `ConfigError` that names the key
     and the nearest right one.
     """
-    values = read_yaml(path)
-    for key, value in (overrides or {}).items():
+    return make_config(read_yaml(path), overrides or {}, path)
+
+
+def make_config(values: dict[str, Any], overrides: Mapping[str, Any], path: Path) -> Config:
+    """The config of `values`, which were read from `path`, with overrides applied."""
+    values = copy.deepcopy(values)
+    for key, value in overrides.items():
         _set(values, key, value)
     _fill_api_key(values)
     try:

@@ -9,17 +9,20 @@ section 3; spec: data/format of the authors' code).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 
 from cotdistill.answers import AnswerType
 from cotdistill.config import CurateConfig
 from cotdistill.errors import DataError
-from cotdistill.evaluate import score
+from cotdistill.evaluate import score, split_answer
 from cotdistill.methods import Method
 from cotdistill.records import Generation, Pair, Question, Score
 
-DROPPED = ("wrong", "no_answer", "truncated", "empty", "duplicate", "over_per_question")
+DROPPED = ("wrong", "no_answer", "truncated", "empty", "not_listed", "duplicate", "over_per_question", "over_total")
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,14 @@ def curate(
     """Filter a teacher's generations into pairs of prompt and completion.
 
     Reasons for dropping are tried in the order of `DROPPED`. Raises `DataError` if the ledger does
-    not add up, or a generation is of no known question.
+    not add up, a generation is of no known question, or `config.only` names none that is.
     """
     by_id = {question.id: question for question in questions}
     if strange := {g.question_id for g in generations} - by_id.keys():
         raise DataError(f"generations of questions that the task does not have, such as {min(strange)!r}.")
     scores = [score(g, by_id[g.question_id], teacher, answer_type) for g in generations]
+
+    listed = _listed(config.only, by_id.keys()) if config.only else by_id.keys()
 
     pairs: list[Pair] = []
     dropped: Counter[str] = Counter()
@@ -56,38 +61,57 @@ def curate(
     for generation, judged in zip(generations, scores, strict=True):
         if judged.category == "error":
             continue
-        rationale = " ".join(generation.text.split())
-        reason = _reason(generation, judged, config)
-        if reason is None and config.dedup and (generation.question_id, rationale) in seen:
+        rationale, _ = split_answer(generation, teacher, answer_type)
+        plain = " ".join(rationale.split())
+        reason = _reason(generation, judged, plain, config)
+        if reason is None and generation.question_id not in listed:
+            reason = "not_listed"
+        if reason is None and config.dedup and (generation.question_id, plain) in seen:
             reason = "duplicate"
         if reason is None and 0 < config.per_question <= kept_of[generation.question_id]:
             reason = "over_per_question"
         if reason is not None:
             dropped[reason] += 1
             continue
-        seen.add((generation.question_id, rationale))
+        seen.add((generation.question_id, plain))
         kept_of[generation.question_id] += 1
-        pairs.append(_pair(by_id[generation.question_id], generation, student))
+        pairs.append(_pair(by_id[generation.question_id], student, rationale, generation.index))
+    if 0 < config.total < len(pairs):
+        dropped["over_total"] = len(pairs) - config.total
+        pairs = [pairs[i] for i in sorted(np.random.RandomState(0).permutation(len(pairs))[: config.total])]
     return Curated(pairs, _ledger(generations, scores, pairs, dropped, len(questions)), scores)
 
 
 def answer_pairs(questions: Sequence[Question], student: Method) -> list[Pair]:
     """Pairs of question and known answer, for plain fine-tuning: every question, no teacher."""
-    return [_pair(question, None, student) for question in questions]
+    return [_pair(question, student, rationale="", index=0) for question in questions]
 
 
-def _reason(generation: Generation, judged: Score, config: CurateConfig) -> str | None:
+def _reason(generation: Generation, judged: Score, rationale: str, config: CurateConfig) -> str | None:
     if config.keep == "correct" and not judged.correct:
         return judged.category
     if generation.finish_reason == "length" and config.truncated == "drop":
         return "truncated"
-    return None if generation.text.strip() else "empty"
+    return None if rationale else "empty"
 
 
-def _pair(question: Question, generation: Generation | None, student: Method) -> Pair:
+def _listed(path: Path, known: Set[str]) -> set[str]:
+    """The question ids in a file, one a line."""
+    try:
+        ids = set(path.read_text(encoding="utf-8-sig").split())
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError(f"curate.only: {path} cannot be read ({error}).") from None
+    if not ids & known:
+        raise DataError(
+            f"curate.only: {path} names no training question.\n"
+            f"Write one id a line, such as {min(known, default='(there are none)')}."
+        )
+    return ids
+
+
+def _pair(question: Question, student: Method, rationale: str, index: int) -> Pair:
     if student.completion is None:
         raise ValueError(f"{student.name} is not a method that a student learns")
-    rationale, index = (generation.text, generation.index) if generation else ("", 0)
     return Pair(question.id, index, student.prompt(question), student.completion(rationale, question.answer))
 
 

@@ -122,6 +122,8 @@ def task(config: Config) -> str:
 def teacher(config: Config, live: bool) -> str:
     if not any(METHODS[name].learns_rationale for name in config.evaluate.methods):
         return "not needed by evaluate.methods"
+    if config.teacher.style == "human":
+        return "the dataset's own rationales"
     backend = open_backend(config.teacher, config.limits)
     if not isinstance(backend, OpenAIBackend):
         return ", ".join(backend.identity.values())

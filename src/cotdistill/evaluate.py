@@ -3,25 +3,32 @@
     scores = [score(generation, question, method, answer_type) for ...]
     result = evaluate(scores, ...)
 
-The strict rule reads the answer in the form that the method asks for: from what follows the second
-prompt, or the cue. The lenient rule takes the last candidate of the whole text when the form was
-missed, as the authors' evaluator does (spec: src/evaluation/evaluator.py, 83-104).
+The answer is read in the form that the method asks for: from what follows the second prompt, or the
+cue. Where the form was missed, the rule says what of the whole text counts (`AnswerType.find`).
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from cotdistill.answers import RULES, AnswerType
 from cotdistill.config import nearest
 from cotdistill.errors import ConfigError, DataError
-from cotdistill.methods import METHODS, Method
+from cotdistill.methods import FORMS, METHODS, Method
+from cotdistill.reading import is_step
 from cotdistill.records import CATEGORIES, Category, Generation, Question, Result, Score, iter_json_lines
 from cotdistill.stats import wilson
 
 MANY_ERRORS = 0.05
+FIX = "Check the columns and the answer type, or remove the line."
+# For outputs of any tool: a second prompt's, after the paper's cue, an answer alone, or a text that has one.
+ANY_FORM = Method("any form", lambda question: question.text, max_tokens=0)
 
 
 def score(generation: Generation, question: Question, method: Method, answer_type: AnswerType) -> Score:
@@ -32,29 +39,44 @@ def score(generation: Generation, question: Question, method: Method, answer_typ
 
     if generation.finish_reason == "error":
         return judged(None, "error", False)
-    candidates = answer_type.candidates(answer_region(generation, method), question.choices)
-    # Strictly the first: what follows an answer is often the start of another question.
-    if candidates:
-        right = answer_type.equal(candidates[0], question.answer)
-        return judged(candidates[0], "correct" if right else "wrong", right)
-    anywhere = answer_type.candidates(_whole(generation), question.choices)
+    cut = generation.finish_reason == "length" and bool(answer_type.unfinished)
+    _, answer = split_answer(generation, method, answer_type)
+    # It is the text that was cut: not what followed the second prompt, or stands before a stop.
+    ends_it = generation.answer_text is None and (answer is None or generation.text.endswith(answer))
+    mark = answer_type.unfinished if cut and ends_it else ""
+    if answer is None:
+        predicted = answer_type.find(f"{generation.text}{mark}", question.choices)
+    else:
+        predicted = next(iter(answer_type.candidates(f"{answer}{mark}", question.choices)), None)
+    if predicted is not None:
+        right = answer_type.equal(predicted, question.answer)
+        return judged(predicted, "correct" if right else "wrong", right)
+    anywhere = answer_type.candidates(_last_line(generation), question.choices)
     lenient = bool(anywhere) and answer_type.equal(anywhere[-1], question.answer)
-    return judged(None, "truncated" if generation.finish_reason == "length" else "no_answer", lenient)
+    return judged(None, "truncated" if cut else "no_answer", lenient)
 
 
-def answer_region(generation: Generation, method: Method) -> str:
-    """The part of a generation where its answer must stand; "" where the form was missed."""
-    if method.answer_cue:
-        return generation.answer_text or ""
-    if method.cue:
-        return generation.text.partition(method.cue)[2]
-    return generation.text
+def split_answer(generation: Generation, method: Method, answer_type: AnswerType) -> tuple[str, str | None]:
+    """The rationale and the answer step of a generation; `None` for the step where the form was missed."""
+    text = generation.text
+    if method.answer_cue or (method is ANY_FORM and generation.answer_text is not None):
+        return text, generation.answer_text
+    if method is ANY_FORM and (cue := FORMS["paper"].cue) not in text:
+        return ("", text) if is_step(text) else (text, None)
+    if not (cue := method.cue or (cue if method is ANY_FORM else "")):
+        return "", text
+    if answer_type.first_cue:
+        rationale, found, answer = text.partition(cue)
+    else:
+        for stop in method.stop:  # what follows is not this question's
+            text = text.partition(stop)[0]
+        rationale, found, answer = text.rpartition(cue)
+    return (rationale, answer) if found else (generation.text, None)
 
 
-def _whole(generation: Generation) -> str:
-    # The last line of the last text that says anything: a number type reads line by line.
-    text = f"{generation.text}\n{generation.answer_text or ''}".strip()
-    return text.rpartition("\n")[2]
+def _last_line(generation: Generation) -> str:
+    """Of the last text that says anything."""
+    return f"{generation.text}\n{generation.answer_text or ''}".strip().rpartition("\n")[2]
 
 
 def evaluate(
@@ -96,27 +118,112 @@ def _warnings(right: int, n: int, errors: int, total: int) -> list[str]:
     return warnings
 
 
-def score_file(path: Path, answer_type: str, rule: str, method: str) -> Result:
-    """The Result of JSON lines that hold `text` and `gold`, such as a run's predictions.
+def score_file(
+    path: Path,
+    answer_type: str,
+    rule: str = "typed",
+    method: str = "",
+    columns: Mapping[str, str] | None = None,
+    options: int = 0,
+) -> tuple[Result, list[Score]]:
+    """The Result of JSON lines of any tool, and the Score of each line.
 
-    `answer_text`, `finish_reason` and `choices` are used where they are. Raises `DataError` for a
-    line without the two, and `ConfigError` for an unknown type, rule or method.
+    `columns` names those of `output`, `answer` and `choices` where they are others; `options` is how many a
+    question has where it does not list them. Without a `method` no form is assumed. Raises `DataError`
+    for a line without a known answer, `ConfigError` for an unknown type, rule or method.
     """
-    for name, known in ((rule, RULES), (answer_type, RULES["typed"]), (method, METHODS)):
+    for name, known in ((rule, RULES), (answer_type, RULES["typed"]), (method or "zero_shot", METHODS)):
         if name not in known:
             raise ConfigError(f"no {name!r} here{nearest(name, known)}")
-    reader = RULES[rule][answer_type]
+    reader, asked = RULES[rule][answer_type], METHODS[method] if method else ANY_FORM
+    lines = list(iter_json_lines(path))
+    names = _columns(path, [line for _, line in lines], columns or {})
     generations, scores = [], []
-    for number, line in iter_json_lines(path):
-        if missing := {"text", "gold"} - line.keys():
-            raise DataError(f"{path}, line {number}: no {min(missing)!r}; it has {', '.join(line)}.")
-        question = Question(str(number), "", str(line["gold"]), tuple(line.get("choices", ())))
-        generation = Generation(
-            str(number), 0, str(line["text"]), line.get("answer_text"), line.get("finish_reason", "stop")
-        )
+    for number, line in lines:
+        question = _question(f"{path}, line {number}", str(number), line, names, answer_type, options)
+        if rule == "typed" and answer_type not in ("text", "math"):  # "(B)" and "39 pieces" are B and 39
+            plain = reader.candidates(question.answer, question.choices)
+            if not plain:
+                raise DataError(
+                    f"{path}, line {number}: {question.answer[:60]!r} cannot be read as {answer_type}.\n{FIX}"
+                )
+            question = replace(question, answer=plain[0])
+        generation, form = _generation(str(number), line, names, asked, answer_type)
         generations.append(generation)
-        scores.append(score(generation, question, METHODS[method], reader))
-    return evaluate(generations, scores, METHODS[method])
+        scores.append(score(generation, question, form, reader))
+    return replace(evaluate(generations, scores, asked), method=method or path.name), scores
+
+
+def _columns(path: Path, lines: Sequence[Mapping[str, Any]], given: Mapping[str, str]) -> dict[str, str]:
+    """The names of the columns: as given, or ours, or those of a run's predictions."""
+    there = {name: None for line in lines for name in line}
+    if not there:
+        raise DataError(f"{path}: there are no lines to score.")
+    names = {"choices": given.get("choices") or "choices"}
+    for what, ours in (("output", "text"), ("answer", "gold")):
+        names[what] = given.get(what) or (ours if what not in there and ours in there else what)
+        if names[what] not in there:
+            raise DataError(
+                f"{path}: no column {names[what]!r}{nearest(names[what], there)}\nName it: --{what} COLUMN."
+            )
+    if given.get("choices") and names["choices"] not in there:
+        raise DataError(f"{path}: no column {names['choices']!r}{nearest(names['choices'], there)}")
+    return names
+
+
+def _question(
+    place: str, number: str, line: Mapping[str, Any], names: Mapping[str, str], answer_type: str, options: int
+) -> Question:
+    """The known answer and the options of a line; as many unnamed ones as the task has, where it lists none."""
+    answer, choices = _written(line.get(names["answer"]), answer_type), line.get(names["choices"])
+    if not answer:
+        raise DataError(f"{place}: no known answer in column {names['answer']!r}.\n{FIX}")
+    if isinstance(choices, dict):  # {"label": [...], "text": [...]}, or {"A": ..., "B": ...}
+        choices = choices.get("text", list(choices.values()))
+    if not isinstance(choices, list | None):
+        raise DataError(f"{place}: column {names['choices']!r} is no list of options.\n{FIX}")
+    named = tuple(map(str, choices)) if choices else ("",) * options
+    # GSM8K gives a known answer as a rationale, #### and the answer.
+    return Question(number, "", answer.rpartition("####")[2].strip(), named)
+
+
+def _generation(
+    number: str, line: Mapping[str, Any], names: Mapping[str, str], method: Method, answer_type: str
+) -> tuple[Generation, Method]:
+    """What a line holds as a Generation, and the form that it is in: JSON with an `answer` has its own."""
+    output, answer_text = line.get(names["output"]), line.get("answer_text") if names["output"] == "text" else None
+    cut = line.get("truncated") is True or line.get("finish_reason") in ("length", "max_tokens")
+    if output is None or line.get("finish_reason") == "error":
+        return Generation(number, 0, "", None, "error", error="no output"), method
+    fields = output if isinstance(output, dict) else _json_object(output)
+    if fields:
+        return Generation(number, 0, "", _written(fields.get("answer"), answer_type) or "", "stop"), ANY_FORM
+    text = _written(output, answer_type) or ""
+    if method.answer_cue and names["output"] != "text":
+        text, answer_text = "", text  # the step alone, as it was logged
+    tokens = line.get("completion_tokens", 0)
+    return Generation(number, 0, text, answer_text, "length" if cut else "stop", completion_tokens=tokens), method
+
+
+def _json_object(text: object) -> dict[str, Any]:
+    """The object that a text spells, bare or in a fence; empty where it spells none."""
+    bare = str(text).strip().removeprefix("```json").strip("`\n ")
+    if not bare.startswith("{"):
+        return {}
+    try:
+        value = json.loads(bare)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _written(value: Any, answer_type: str) -> str | None:
+    """A JSON value as a person would write it: true is yes, 1e22 has its zeros."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return ("no", "yes")[value] if answer_type == "yes_no" else ("false", "true")[value]
+    return f"{Decimal(repr(value)):f}" if isinstance(value, (int, float)) else json.dumps(value)
 
 
 def verdict(results: Sequence[Result]) -> str:

@@ -1,24 +1,29 @@
-"""The rows of the paper's table: how each method asks, and what a student learns to write.
+"""How each method asks, and what a student learns to write: the rows of the paper's table.
 
     >>> METHODS["zero_shot_cot"].prompt(question)
     "Q: How many ...?\\nA: Let's think step by step."
     >>> METHODS["fine_tune_cot"].completion(" 2 + 3 = 5.", "5")
     ' 2 + 3 = 5. --> 5 END'
 
-Prompts are those of the paper (sections 3 and 4; delimiters as in its figure 2 and in
-https://github.com/itsnamgyu/reasoning-teacher, src/data/format.py). A white space more or less
-changes results, so they are spelled out here and nowhere else.
+`METHODS` are in the paper's form; `methods` makes those of another form or with exemplars, and
+`teacher_method` the ways to ask a teacher. A white space more or less changes results, so every
+prompt is spelled out here and nowhere else. Sources: the paper, section 3, and
+https://github.com/itsnamgyu/reasoning-teacher, src/data/format.py; Kojima et al. 2022,
+https://github.com/kojima-takeshi188/zero_shot_cot, main.py and utils.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from cotdistill.errors import ConfigError
 from cotdistill.records import Question
 
-CUE = "-->"
-END = "END"
+STEP_BY_STEP = "Q: {q}\nA: Let's think step by step."
+PAPER_CUE = "\nTherefore, the answer is"  # one for all tasks
+ANSWER_IS = "The answer is"
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Method:
     `prompt` makes the first prompt; `answer_cue`, where there is one, asks for the answer after the
     raw text that followed. `completion(rationale, answer)` is what a student is trained to write, `None` where
     the model is used as it is. Where there is a `cue` the answer stands after it. `max_tokens` and
-    `answer_tokens` limit the two completions, in tokens.
+    `answer_tokens` limit the two completions, in tokens. `chat`: the model's own chat template is used.
     """
 
     name: str
@@ -40,52 +45,152 @@ class Method:
     learns_rationale: bool = False
     cue: str | None = None
     stop: tuple[str, ...] = ()
+    chat: bool = False
 
     @property
     def trained(self) -> bool:
         return self.completion is not None
 
 
-def question_answer(question: Question) -> str:
-    return f"Q: {question.text.strip()}\n\nA:"
+@dataclass(frozen=True)
+class Form:
+    """What a student reads and writes, of `{q}`uestion, `{r}`ationale and `{a}`nswer, all stripped.
+
+    A causal student also learns to end with its end-of-sequence token, an encoder-decoder one with its own.
+    """
+
+    answer_prompt: str
+    answer: str
+    rationale_prompt: str
+    rationale: str
+    cue: str
+    stop: tuple[str, ...] = (" END",)
+    chat: bool = False
+    zero_shot: str = "Q: {q}\n\nA:"
 
 
-def step_by_step(question: Question) -> str:
-    return f"Q: {question.text.strip()}\nA: Let's think step by step."
+FORMS: dict[str, Form] = {
+    # Figure 2 of the paper, and the authors' current code.
+    "paper": Form("{q} ###", " {a} END", "{q} ###", " {r} --> {a} END", cue="-->"),
+    # Behind the GPT-3 numbers: the authors' first code, data/finetune.py. The two delimiters differ there too.
+    "paper_gpt3": Form("{q}\n\n ### \n\n", " {a} END", "{q}\n\n###\n\n", " {r}\n\n-->\n\n{a} END", cue="-->"),
+    "natural": Form(
+        "Q: {q}\n\nA:",
+        " {a} END",
+        "Q: {q}\n\nA: Let's think step by step.\n\n",
+        " {r}\n\nTherefore, the answer is\n\n{a} END",
+        cue="Therefore, the answer is",
+    ),
+    "chat": Form(
+        "{q}", "{a}", "{q}", "{r}\n\nTherefore, the answer is {a}", cue="Therefore, the answer is", stop=(), chat=True
+    ),
+}
+
+# The authors' form for T5: an encoder-decoder model needs no delimiter.
+SEQ2SEQ = Form("{q}", "{a}", "{q}", "{r} --> {a}", cue="-->", stop=(), zero_shot="question: {q}")
 
 
-def question_hashes(question: Question) -> str:
-    return f"{question.text.strip()} ###"
+def _prompt(template: str, question: Question) -> str:
+    return template.format(q=question.text.strip())
 
 
-def answer_only(_rationale: str, answer: str) -> str:
-    return f" {answer.strip()} {END}"
+def _completion(template: str, rationale: str, answer: str) -> str:
+    return template.format(r=rationale.strip(), a=answer.strip())
 
 
-def rationale_and_answer(rationale: str, answer: str) -> str:
-    return f" {rationale.strip()} {CUE} {answer.strip()} {END}"
+def _few_shot(exemplars: Sequence[Question], question: Question) -> str:
+    if not exemplars:
+        raise ConfigError(
+            "few_shot_cot: this task has no exemplars.\n"
+            "Set task.exemplars to a JSONL file with question, rationale and answer, or leave the method out."
+        )
+    shots = [f"Q: {e.text.strip()}\nA: {e.rationale.strip()} {ANSWER_IS} {e.answer.strip()}." for e in exemplars]
+    return "\n".join([*shots, f"Q: {question.text.strip()}\nA:"])
 
 
-METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        Method("zero_shot", question_answer, max_tokens=32),
+def methods(form: str = "paper", seq2seq: bool = False, exemplars: Sequence[Question] = ()) -> dict[str, Method]:
+    """The methods by name, for students of a `form` (a key of FORMS), with the task's `exemplars`.
+
+    Raises `ConfigError` for a form that an encoder-decoder student does not have.
+    """
+    if seq2seq and form != "paper":
+        raise ConfigError(f"student.format: an encoder-decoder student is asked in the paper's form, not {form!r}.")
+    f = SEQ2SEQ if seq2seq else FORMS[form]
+    rows = (
+        Method("zero_shot", partial(_prompt, f.zero_shot), max_tokens=32, chat=f.chat),
         Method(
             "zero_shot_cot",
-            step_by_step,
+            partial(_prompt, STEP_BY_STEP),
             max_tokens=128,
-            answer_cue="\nTherefore, the answer is",
+            answer_cue=PAPER_CUE,
             answer_tokens=32,
+            chat=f.chat,
         ),
-        Method("fine_tune", question_hashes, max_tokens=32, completion=answer_only, stop=(f" {END}",)),
+        Method("few_shot_cot", partial(_few_shot, tuple(exemplars)), 128, cue=ANSWER_IS, stop=("Q:",), chat=f.chat),
+        Method(
+            "fine_tune",
+            partial(_prompt, f.answer_prompt),
+            max_tokens=32,
+            completion=partial(_completion, f.answer),
+            stop=f.stop,
+            chat=f.chat,
+        ),
         Method(
             "fine_tune_cot",
-            question_hashes,
+            partial(_prompt, f.rationale_prompt),
             max_tokens=256,
-            completion=rationale_and_answer,
+            completion=partial(_completion, f.rationale),
             learns_rationale=True,
-            cue=CUE,
-            stop=(f" {END}",),
+            cue=f.cue,
+            stop=f.stop,
+            chat=f.chat,
         ),
     )
+    return {method.name: method for method in rows}
+
+
+METHODS = methods()
+
+# How a teacher is asked for the answer after its rationale, by answer type, in Kojima et al.; one space before.
+KOJIMA_CUES = {
+    "number": " \nTherefore, the answer (arabic numerals) is",
+    "integer": " \nTherefore, the answer (arabic numerals) is",
+    "choice": " \nTherefore, among A through {last}, the answer is",
+    "yes_no": " \nTherefore, the answer (Yes or No) is",
 }
+KOJIMA_OTHERS = " \nTherefore, the answer is"
+
+# What a chat model is told to end with, by answer type.
+ONE_STEP = "{q}\n\nThink step by step, and end with one line: The answer is %s."
+ONE_STEP_ANSWERS = {
+    "number": "<number>",
+    "integer": "<whole number>",
+    "choice": "<letter>",
+    "yes_no": "<yes or no>",
+    "date": "<MM/DD/YYYY>",
+}
+
+# Nobody is asked: the questions come with rationales, and the known answers.
+HUMAN = Method("human", partial(_prompt, "{q}"), max_tokens=0, answer_cue=PAPER_CUE)
+
+
+def teacher_method(
+    style: str, cue: str = "paper", answer_type: str = "text", options: int = 0, exemplars: Sequence[Question] = ()
+) -> Method:
+    """How a teacher is asked: `style` and `cue` as in TeacherConfig; `options` is the most that a question has.
+
+    `zero_shot_cot` costs two requests a rationale, `few_shot_cot` and `one_step` cost one.
+    """
+    if style == "human":
+        return HUMAN
+    if style == "few_shot_cot":
+        return methods(exemplars=exemplars)["few_shot_cot"]
+    if style == "one_step":
+        prompt = ONE_STEP % ONE_STEP_ANSWERS.get(answer_type, "<answer>")
+        return Method("one_step", partial(_prompt, prompt), max_tokens=128, cue=ANSWER_IS)
+    answer_cue = PAPER_CUE
+    if cue == "kojima":
+        answer_cue = KOJIMA_CUES.get(answer_type, KOJIMA_OTHERS).format(last=chr(ord("A") + max(options or 5, 1) - 1))
+    return Method(
+        "zero_shot_cot", partial(_prompt, STEP_BY_STEP), max_tokens=128, answer_cue=answer_cue, answer_tokens=32
+    )

@@ -7,6 +7,7 @@ checked, turned into safetensors and kept in the cache folder (`COTDISTILL_CACHE
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import glob
 import hashlib
 import io
@@ -17,13 +18,14 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 from filelock import FileLock
+from jinja2 import TemplateError
 
 from cotdistill.errors import BackendError, missing_extra
 from cotdistill.progress import say
@@ -38,12 +40,13 @@ COMPLETE = "complete.json"  # written last: a folder without it is not whole
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to generate: in eval mode, in bf16 where the machine computes in it."""
+    """A model, causal or encoder-decoder (`seq2seq`), with the tokens that end a text and that fill a batch."""
 
     model: Any
     tokenizer: Any
     eos_ids: list[int]
     pad_id: int
+    seq2seq: bool = False
 
 
 def cache_folder() -> Path:
@@ -133,6 +136,18 @@ def mark_complete(folder: Path, facts: dict[str, Any]) -> None:
     (folder / COMPLETE).write_text(json.dumps({**facts, "weights": weights}, indent=1) + "\n")
 
 
+def _refuse_damaged(folder: Path) -> None:
+    """Raise `BackendError` if weights in a folder of ours are not those that were written."""
+    if not (folder / COMPLETE).is_file():
+        return
+    for name, digest in json.loads((folder / COMPLETE).read_text())["weights"].items():
+        if sha256(folder / name) != digest:
+            raise BackendError(
+                f"{folder}: {name} is damaged: its sha256 is not the one in {COMPLETE}.\n"
+                "Remove the folder and run again, and it is made anew."
+            )
+
+
 def model_identity(name: str) -> dict[str, str]:
     """What names a model's weights: their hash for our own folders, the commit for a Hugging Face id."""
     if name == EMBEDDED:
@@ -145,24 +160,53 @@ def model_identity(name: str) -> dict[str, str]:
     if folder.is_dir():
         weights = "".join(sha256(path) for path in sorted(folder.glob("*.safetensors")))
         return {"model": folder.name, "revision": hashlib.sha256(weights.encode()).hexdigest()[:12]}
-    return {"model": name, "revision": _hub_commit(name)}
+    # The file is kept in a folder named after the commit.
+    return {"model": name, "revision": _hub_config(name).parent.name[:12]}
 
 
-def _hub_commit(name: str) -> str:
+def is_seq2seq(name: str) -> bool:
+    """Whether a model is an encoder-decoder one, by its config.json alone."""
+    if name == EMBEDDED:
+        return False
+    config = Path(name) / "config.json" if Path(name).is_dir() else _hub_config(name)
+    try:
+        return bool(json.loads(config.read_text()).get("is_encoder_decoder"))
+    except (OSError, ValueError) as error:
+        raise model_error(name, error) from None
+
+
+def _hub_config(name: str) -> Path:
     try:
         from huggingface_hub import hf_hub_download
     except ImportError:
         raise missing_extra("huggingface_hub", "train") from None
     try:
-        # The file is kept in a folder named after the commit. ValueError: not a valid id at all.
-        return Path(hf_hub_download(name, "config.json")).parent.name[:12]
-    except (OSError, ValueError) as error:
+        return Path(hf_hub_download(name, "config.json"))
+    except (OSError, ValueError) as error:  # ValueError: not a valid id at all
         raise model_error(name, error) from None
 
 
-def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
-    """The token ids of a prompt, the same in training and at inference."""
-    return list(tokenizer.encode(prompt, add_special_tokens=True))
+def encode_turns(tokenizer: Any, turns: Sequence[str], chat: bool, system: str = "") -> list[int]:
+    """The token ids of a prompt, the same in training and at inference: `turns` joined, or as a chat."""
+    if chat:
+        return list(tokenizer.encode(chat_text(tokenizer, turns, system), add_special_tokens=False))
+    return list(tokenizer.encode("".join(turns), add_special_tokens=True))
+
+
+def chat_text(tokenizer: Any, turns: Sequence[str], system: str = "") -> str:
+    """`turns` of user, assistant, user ... in the chat template; after a user's the assistant is to write."""
+    if not tokenizer.chat_template:
+        raise BackendError(
+            f"the model {tokenizer.name_or_path!r} has no chat template.\n"
+            "Use student.format=paper; for a teacher, teacher.api=completions."
+        )
+    messages = [{"role": "system", "content": system}] if system else []
+    messages += [{"role": "assistant" if i % 2 else "user", "content": turn} for i, turn in enumerate(turns)]
+    to_write = len(turns) % 2 == 1
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=to_write))
+    except TemplateError as error:  # such as: no system message
+        raise BackendError(f"the chat template of {tokenizer.name_or_path!r} refuses these turns: {error}") from None
 
 
 def model_error(name: str, error: Exception) -> BackendError:
@@ -178,6 +222,7 @@ def import_training() -> tuple[Any, Any, Any]:
     """accelerate, torch and transformers, quietened; or the error that says how to install them."""
     # Threads that wait by spinning take the core from those that work, on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _keep_freed_memory()
     try:
         import accelerate
         import torch
@@ -189,35 +234,45 @@ def import_training() -> tuple[Any, Any, Any]:
     return accelerate, torch, transformers
 
 
-def _load(name: str, dtype: Any) -> tuple[Any, Any]:
+def _keep_freed_memory() -> None:
+    # glibc gives the tensors of a step back to the kernel, which clears their pages again at the next one.
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD, in bytes
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def _load(name: str, dtype: Any) -> LoadedModel:
     _, torch, transformers = import_training()
     from safetensors import SafetensorError
 
     path = resolve_model(name)
+    seq2seq = is_seq2seq(path)
+    kind = transformers.AutoModelForSeq2SeqLM if seq2seq else transformers.AutoModelForCausalLM
     try:
+        _refuse_damaged(Path(path))
         tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-        model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True)
+        model = kind.from_pretrained(path, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError, SafetensorError) as error:
         raise model_error(name, error) from None
     if tokenizer.eos_token_id is None:
         raise BackendError(f"the model {name!r} has no end-of-sequence token, so a student could not learn to stop.")
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+    eos = model.generation_config.eos_token_id
+    eos_ids = sorted({*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id} - {None})
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return LoadedModel(model.eval().to(device), tokenizer, eos_ids, pad, seq2seq)
 
 
-def load_for_training(name: str) -> tuple[Any, Any]:
-    """A causal model in fp32, for autocast to keep its master weights, and its tokenizer."""
+def load_for_training(name: str) -> LoadedModel:
+    """Load a model in fp32, for autocast to keep its master weights."""
     _, torch, _ = import_training()
     return _load(name, torch.float32)
 
 
 def load_model(name: str) -> LoadedModel:
-    """Load a causal model for generation. Raises `BackendError` if it cannot be."""
+    """Load a model to generate, in bf16 where the machine computes in it. Raises `BackendError` if it cannot be."""
     _, torch, _ = import_training()
-    model, tokenizer = _load(name, torch.bfloat16 if has_bf16() else torch.float32)
-    eos = model.generation_config.eos_token_id
-    eos_ids = sorted({*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id} - {None})
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return LoadedModel(model.eval(), tokenizer, eos_ids, pad)
+    return _load(name, torch.bfloat16 if has_bf16() else torch.float32)
 
 
 def has_bf16() -> bool:

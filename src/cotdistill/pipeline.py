@@ -18,7 +18,7 @@ import platform
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,16 +34,15 @@ from cotdistill.curate import Curated, answer_pairs, curate
 from cotdistill.errors import ConfigError
 from cotdistill.evaluate import evaluate, score, verdict
 from cotdistill.generate import generate
-from cotdistill.methods import METHODS, Method
-from cotdistill.models import model_identity
-from cotdistill.records import Generation, Pair, Result, Score, to_json, write_atomic, write_jsonl
+from cotdistill.methods import HUMAN, METHODS, Method, methods, teacher_method
+from cotdistill.models import is_seq2seq, model_identity
+from cotdistill.records import Generation, Pair, Question, Result, Score, to_json, write_atomic, write_jsonl
 from cotdistill.store import Store, canonical
-from cotdistill.tasks import Task, load_task
+from cotdistill.tasks import Task, exemplars_of, load_task, without_exemplars
 from cotdistill.train import train, trained_facts
 
 Stage = Literal["generate", "curate", "train", "evaluate", "report"]
 STAGES: tuple[Stage, ...] = ("generate", "curate", "train", "evaluate", "report")
-TEACHER = METHODS["zero_shot_cot"]
 PACKAGES = ("cotdistill", "torch", "transformers", "peft", "accelerate", "numpy", "aiohttp")
 
 
@@ -72,13 +71,34 @@ class Run:
     def teacher(self) -> Backend:
         return open_backend(self.config.teacher, self.config.limits)
 
-    @property
-    def methods(self) -> list[Method]:
-        return [METHODS[name] for name in self.config.evaluate.methods]
+    @cached_property
+    def exemplars(self) -> tuple[Question, ...]:
+        return exemplars_of(self.config.task, self.task)
+
+    @cached_property
+    def teacher_method(self) -> Method:
+        teacher = self.config.teacher
+        exemplars = self.exemplars if teacher.style == "few_shot_cot" else ()
+        options = max(len(question.choices) for question in self.task.train)
+        return teacher_method(teacher.style, teacher.answer_cue, self.task.answer_type, options, exemplars)
+
+    @cached_property
+    def methods(self) -> dict[str, Method]:
+        """Those that are compared, in the student's form."""
+        wanted, student = self.config.evaluate.methods, self.config.student
+        exemplars = self.exemplars if "few_shot_cot" in wanted else ()
+        known = methods(student.format, is_seq2seq(student.model), exemplars)
+        return {name: known[name] for name in wanted}
 
     @property
     def needs_teacher(self) -> bool:
-        return any(method.learns_rationale for method in self.methods)
+        return any(METHODS[name].learns_rationale for name in self.config.evaluate.methods)
+
+    @property
+    def teacher_identity(self) -> dict[str, str] | None:
+        if not self.needs_teacher:
+            return None
+        return {"model": "human"} if self.teacher_method is HUMAN else dict(self.teacher.identity)
 
 
 def run(config: Config, until: Stage = "report") -> Run:
@@ -121,29 +141,46 @@ def open_run(config: Config) -> Iterator[Run]:
 
 def ask_teacher(this: Run) -> list[Generation]:
     """The teacher's D generations for each training question."""
-    teacher = this.config.teacher
-    with progress.stage("generate", "completions") as advance:
-        generations = generate(
-            this.task.train,
-            this.teacher,
-            TEACHER,
-            this.store,
-            n=teacher.samples,
-            temperature=teacher.temperature,
-            top_p=teacher.top_p,
-            max_tokens=teacher.max_tokens,
-            stop=teacher.stop,
-            seed=teacher.seed,
-            progress=advance,
-        )
+    if this.teacher_method is HUMAN:
+        generations = [human_rationale(question) for question in this.task.train]
+    else:
+        teacher = this.config.teacher
+        with progress.stage("generate", "completions") as advance:
+            generations = generate(
+                this.task.train,
+                this.teacher,
+                this.teacher_method,
+                this.store,
+                n=teacher.samples,
+                temperature=teacher.temperature,
+                top_p=teacher.top_p,
+                max_tokens=teacher.max_tokens,
+                stop=teacher.stop,
+                seed=teacher.seed,
+                progress=advance,
+            )
     write_jsonl(this.folder / "generations.jsonl", generations)
     return generations
 
 
+def human_rationale(question: Question) -> Generation:
+    """What a person wrote for a question, as if a teacher had."""
+    if question.rationale:
+        return Generation(question.id, 0, question.rationale, question.answer, "stop")
+    return Generation(question.id, 0, "", None, "error", error="the dataset has no rationale for this question")
+
+
 def keep_right(this: Run) -> Curated:
     """The generations that are right, as pairs, and the ledger of all."""
-    student = METHODS["fine_tune_cot"]
-    curated = curate(this.generations, this.task.train, TEACHER, student, this.answer_type, this.config.curate)
+    form = methods(this.config.student.format, is_seq2seq(this.config.student.model))
+    curated = curate(
+        this.generations,
+        this.task.train,
+        this.teacher_method,
+        form["fine_tune_cot"],
+        this.answer_type,
+        this.config.curate,
+    )
     write_jsonl(this.folder / "pairs.jsonl", curated.pairs)
     write_json(this.folder / "ledger.json", curated.ledger)
     kept, asked = curated.ledger["kept"], curated.ledger["asked"]
@@ -153,7 +190,8 @@ def keep_right(this: Run) -> Curated:
 
 def students(this: Run) -> list[tuple[Method, int]]:
     """Each student to train: a method that trains, and a seed."""
-    return [(method, seed) for method in this.methods if method.trained for seed in this.config.student.seeds]
+    trained = [method for method in this.methods.values() if method.trained]
+    return [(method, seed) for method in trained for seed in this.config.student.seeds]
 
 
 def teach(this: Run, method: Method, seed: int) -> Path:
@@ -168,40 +206,59 @@ def teach(this: Run, method: Method, seed: int) -> Path:
 
 def measure(this: Run) -> list[Result]:
     """Each method's predictions on the test questions, scored; written to predictions/ and result.json."""
-    base = local_backend(this, this.config.student.model)
-    jobs: list[tuple[Method, int | None, Backend]] = [(m, None, base) for m in this.methods if not m.trained]
-    jobs += [(m, seed, local_backend(this, str(this.students[label(m, seed)]))) for m, seed in students(this)]
-    results = []
-    for method, seed, backend in jobs:
-        name = label(method, seed)
-        with progress.stage(f"evaluate {name}", "completions") as advance:
-            limit = this.config.evaluate.max_tokens or None
-            generations = generate(this.task.test, backend, method, this.store, max_tokens=limit, progress=advance)
-        scores = [
-            score(generation, question, method, this.answer_type)
-            for generation, question in zip(generations, this.task.test, strict=True)
-        ]
-        this.predictions[name] = generations, scores
-        write_predictions(this, name)
-        seconds = trained_facts(this.students[name]).get("seconds") if name in this.students else None
-        results.append(evaluate(generations, scores, method, seed, seconds))
+    base = this.config.student.model
+    results = [predict(this, method, None, base) for method in this.methods.values() if not method.trained]
+    results += [predict_trained(this, method, seed) for method, seed in students(this)]
     write_json(this.folder / "result.json", {"task": this.task.name, "results": [to_json(r) for r in results]})
     return results
 
 
-def local_backend(this: Run, model: str) -> Backend:
-    """A local model, as it is, for evaluation; nothing is loaded before something is asked."""
+def predict_trained(this: Run, method: Method, seed: int) -> Result:
+    """The student of `method` and `seed`, measured; with select: paper, its best epoch on the test set."""
+    folder = this.students[label(method, seed)]
+    facts = trained_facts(folder)
+    epochs = [folder / name for name in facts["epoch_folders"]]
+    if not epochs:
+        return replace(predict(this, method, seed, str(folder)), seconds=facts["seconds"])
+    found = [predict(this, method, seed, str(epoch)).accuracy for epoch in epochs]
+    best = max(range(len(epochs)), key=found.__getitem__)
+    result = predict(this, method, seed, str(epochs[best]))  # from the store: its predictions are those written
+    gap = (
+        f"epoch {best + 1} of {len(epochs)}, the best on the test set, as in the paper: {found[best]:.1%}; "
+        f"the epoch of the lowest dev loss ({facts['selected_epoch']}) has {found[facts['selected_epoch'] - 1]:.1%}."
+    )
+    return replace(result, seconds=facts["seconds"], epochs=tuple(found), warnings=(*result.warnings, gap))
+
+
+def predict(this: Run, method: Method, seed: int | None, model: str) -> Result:
+    """What `model` writes for the test questions, scored, and written to predictions/."""
     from cotdistill.backends.transformers import TransformersBackend
 
-    return TransformersBackend(model, batch_size=this.config.evaluate.batch_size)
+    name = label(method, seed)
+    questions = list(this.task.test)
+    if method.name == "few_shot_cot":
+        questions = without_exemplars(questions, this.exemplars)
+    backend = TransformersBackend(model, chat=method.chat, batch_size=this.config.evaluate.batch_size)
+    with progress.stage(f"evaluate {name}", "completions") as advance:
+        limit = this.config.evaluate.max_tokens or None
+        generations = generate(questions, backend, method, this.store, max_tokens=limit, progress=advance)
+    scores = [score(g, q, method, this.answer_type) for g, q in zip(generations, questions, strict=True)]
+    this.predictions[name] = generations, scores
+    write_predictions(this, name)
+    result = evaluate(generations, scores, method, seed)
+    if left_out := len(this.task.test) - len(questions):
+        note = f"{left_out} of {len(this.task.test)} test questions are exemplars in its prompt, and were left out."
+        result = replace(result, warnings=(*result.warnings, note))
+    return result
 
 
 def write_predictions(this: Run, name: str) -> None:
     """One line a test question: what was asked, what was written, how it was judged."""
     generations, scores = this.predictions[name]
+    by_id = {question.id: question for question in this.task.test}
     lines = [
-        {"question": q.text, "gold": q.answer, **to_json(g), **to_json(s)}
-        for q, g, s in zip(this.task.test, generations, scores, strict=True)
+        {"question": by_id[g.question_id].text, "gold": by_id[g.question_id].answer, **to_json(g), **to_json(s)}
+        for g, s in zip(generations, scores, strict=True)
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     write_atomic(this.folder / "predictions" / f"{name}.jsonl", text)
@@ -236,7 +293,7 @@ def write_page(this: Run) -> None:
         manifest=manifest,
         pairs=curated.pairs[:5] if curated else [],
         dropped=dropped[:5],
-        warnings=[f"{r.method}: {w}" for r in this.results for w in r.warnings],
+        warnings=[*this.task.notes, *(f"{r.method}: {w}" for r in this.results for w in r.warnings)],
         dev_losses={name: trained_facts(folder)["dev_losses"] for name, folder in this.students.items()},
     )
     write_report(page, this.folder / "report.html")
@@ -247,7 +304,7 @@ def make_manifest(this: Run) -> dict[str, Any]:
     questions = canonical([[asdict(q) for q in this.task.train], [asdict(q) for q in this.task.test]])
     return {
         "task": {"name": this.task.name, "sha256": hashlib.sha256(questions.encode()).hexdigest()},
-        "teacher": dict(this.teacher.identity) if this.needs_teacher else None,
+        "teacher": this.teacher_identity,
         "student": model_identity(this.config.student.model),
         "trained": {
             name: {k: v for k, v in trained_facts(folder).items() if k != "dev_losses"}

@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -25,12 +25,16 @@ CATEGORIES: tuple[Category, ...] = ("correct", "wrong", "no_answer", "truncated"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question whose answer is known; `choices` are the options of a choice question, A first."""
+    """One question whose answer is known; `choices` are the options of a choice question, A first.
+
+    `rationale` is what a person wrote to explain the answer, where a dataset or an exemplar has it.
+    """
 
     id: str
     text: str
     answer: str
     choices: tuple[str, ...] = ()
+    rationale: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,8 @@ class Result:
     """The accuracy of one method and seed over a set of questions.
 
     `accuracy`, `low` and `high` (a 95% interval) and `lenient_accuracy` are fractions of `n`, the
-    answered generations: errors are counted in `categories` and in nothing else.
+    answered generations: errors are counted in `categories` and in nothing else. `epochs` are the
+    accuracies after each epoch where the best on the test set was chosen, as the authors did.
     """
 
     method: str
@@ -107,7 +112,8 @@ class Result:
     lenient_accuracy: float
     completion_tokens: float
     seconds: float | None = None
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
+    epochs: tuple[float, ...] = ()
 
 
 Record = TypeVar("Record", Generation, Pair, Question)

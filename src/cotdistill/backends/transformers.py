@@ -1,4 +1,4 @@
-"""A local model through Hugging Face transformers: batched, sorted by length, left-padded.
+"""A local model through Hugging Face transformers: batched, sorted by length, padded where it does not show.
 
 Each sample draws from a generator of its own seed, so the same request gives the same text in any
 batch (as far as the kernels round alike).
@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from cotdistill.models import LoadedModel, encode_prompt, load_model, model_identity
+from cotdistill.models import LoadedModel, encode_turns, load_model, model_identity
 from cotdistill.store import Completion, Request, SamplingParams
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ class TransformersBackend:
         if not requests:
             return
         encoded = [self._encode(request) for request in requests]
-        room = getattr(self.loaded.model.config, "max_position_embeddings", sys.maxsize) - params.max_tokens
+        room = getattr(self.loaded.model.config, "max_position_embeddings", sys.maxsize)
+        if not self.loaded.seq2seq:  # where prompt and completion share the positions
+            room -= params.max_tokens
         order = sorted(range(len(requests)), key=lambda i: -len(encoded[i]))
         while order and len(encoded[order[0]]) > room:
             too_long = order.pop(0)
@@ -58,25 +60,21 @@ class TransformersBackend:
             yield from zip(batch, self._complete([encoded[i] for i in batch], seeds, params), strict=True)
 
     def _encode(self, request: Request) -> list[int]:
-        tokenizer = self.loaded.tokenizer
-        if not self.chat:
-            return encode_prompt(tokenizer, "".join(request.prompt))
-        messages = [{"role": "system", "content": self.system}] if self.system else []
-        messages += [
-            {"role": "assistant" if i % 2 else "user", "content": turn} for i, turn in enumerate(request.prompt)
-        ]
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return list(tokenizer.encode(text, add_special_tokens=False))
+        return encode_turns(self.loaded.tokenizer, request.prompt, self.chat, self.system)
 
     def _complete(self, prompts: list[list[int]], seeds: list[int], params: SamplingParams) -> list[Completion]:
         import torch
         from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-        model, tokenizer = self.loaded.model, self.loaded.tokenizer
+        model, tokenizer, pad = self.loaded.model, self.loaded.tokenizer, self.loaded.pad_id
         width = max(map(len, prompts))
-        pad = self.loaded.pad_id
-        ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+
+        def padded(row: list[int], fill: int) -> list[int]:
+            filler = [fill] * (width - len(row))
+            return row + filler if self.loaded.seq2seq else filler + row  # a causal model goes on from the last column
+
+        ids = torch.tensor([padded(p, pad) for p in prompts], device=model.device)
+        mask = torch.tensor([padded([1] * len(p), 0) for p in prompts], device=model.device)
         processors = LogitsProcessorList()
         if params.temperature > 0:
             processors.append(TemperatureLogitsWarper(params.temperature))
@@ -94,7 +92,8 @@ class TransformersBackend:
                 pad_token_id=pad,
                 **({"stop_strings": list(params.stop), "tokenizer": tokenizer} if params.stop else {}),
             )
-        rows = output[:, width:].tolist()
+        # A causal model repeats the prompts; an encoder-decoder one begins with its decoder's start token.
+        rows = output[:, 1 if self.loaded.seq2seq else width :].tolist()
         return [self._completion(row, len(p), params) for row, p in zip(rows, prompts, strict=True)]
 
     def _completion(self, row: list[int], prompt_tokens: int, params: SamplingParams) -> Completion:

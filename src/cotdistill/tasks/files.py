@@ -13,44 +13,58 @@ import difflib
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
 from textwrap import shorten
-from typing import Any
+from typing import Any, NamedTuple
 
 from cotdistill.config import TaskConfig
 from cotdistill.errors import ConfigError, DataError
 from cotdistill.records import Question, iter_json_lines
+from cotdistill.tasks.splits import Split, drawn
 
 Rows = Iterator[tuple[int, dict[str, Any]]]
-Split = tuple[Question, ...]
+
+
+class Placed(NamedTuple):
+    """A question, where it stands, such as "my.csv, line 3", and the split it names, "" for none."""
+
+    place: str
+    question: Question
+    split: str
 
 
 def load(config: TaskConfig) -> tuple[Split, Split, dict[str, str]]:
-    """Train, test, and the place of each question id: a split of `data`, or `data` and `test_data`."""
+    """Train, test, and the place of each question id: of `data`, by a column or at random, or of two files."""
     if config.data is None:
         raise ConfigError("task.data is not set: set it to your .jsonl or .csv file.")
     if config.choices and config.answer_type != "choice":
         raise ConfigError(f"task.choices is set and task.answer_type is {config.answer_type}: it must be choice.")
+    if config.split is not None and config.test_data is not None:
+        raise ConfigError("task.split and task.test_data are both set: leave one of the two out.")
     placed = read_questions(config.data, config)
-    if config.test_data is not None:
+    questions = [row.question for row in placed]
+    if config.split is not None:
+        train = [row.question for row in placed if row.split == "train"]
+        test = [row.question for row in placed if row.split == "test"]
+    elif config.test_data is not None:
         placed_test = read_questions(config.test_data, config, id_prefix="test-")
-        train, test = [q for _, q in placed], [q for _, q in placed_test]
+        train, test = questions, [row.question for row in placed_test]
         placed += placed_test
     else:
-        train, test = split([q for _, q in placed], config)
+        train, test = split(questions, config)
     places: dict[str, str] = {}
-    for place, question in placed:
+    for place, question, _ in placed:
         if question.id in places:
             raise DataError(f"{place}: the id {question.id!r} is also that of {places[question.id]}.\nMake ids unique.")
         places[question.id] = place
-    return tuple(train), tuple(test), places
+    return drawn(train, config.train, "train"), drawn(test, config.test, "test"), places
 
 
 def split(questions: list[Question], config: TaskConfig) -> tuple[list[Question], list[Question]]:
-    """The paper's rule: a random share from a seed, each split in the order of the file."""
+    """A random share from a seed, each split in the order of the file."""
     n = len(questions)
     if n < 2:
         raise DataError(f"{config.data}: one question cannot be split. Add more, or set task.test_data.")
@@ -61,15 +75,16 @@ def split(questions: list[Question], config: TaskConfig) -> tuple[list[Question]
     return [questions[i] for i in sorted(order[:cut])], [questions[i] for i in sorted(order[cut:])]
 
 
-def read_questions(path: Path, config: TaskConfig, id_prefix: str = "") -> list[tuple[str, Question]]:
-    """The questions of one file, each with its place, such as "my.csv, line 3"."""
+def read_questions(path: Path, config: TaskConfig, id_prefix: str = "") -> list[Placed]:
+    """The questions of one file, each with its place."""
     if path.suffix.lower() not in READERS:
         raise DataError(f"{path}: a file type that is not read. Use one of {', '.join(READERS)}.")
     unit, reader = READERS[path.suffix.lower()]
     placed = []
     for number, row in reader(path):
         place = f"{path}, {unit} {number}"
-        placed.append((place, _question(row, f"{id_prefix}{number}", config, place)))
+        question = _question(row, f"{id_prefix}{number}", config, place)
+        placed.append(Placed(place, question, _split(row, config.split, place) if config.split else ""))
     if not placed:
         raise DataError(f"{path}: there is no question in this file.")
     return placed
@@ -85,21 +100,28 @@ def _question(row: dict[str, Any], number: str, config: TaskConfig, place: str) 
     if config.choices:
         choices = _choices(_value(row, "choices", config.choices, place), place)
         if not _shows(text, choices):
-            options = ", ".join(f"({letter(i)}) {choice}" for i, choice in enumerate(choices))
-            text = f"{text} Answer choices: {options}."
+            text = with_options(text, choices)
+    elif config.answer_type == "choice":
+        choices = options_in(text)
     if config.answer_type == "choice":
         answer = _letter_of(answer, choices, place)
-    return Question(question_id, text, answer, choices)
+    rationale = _rationale(row, config.rationale, place) if config.rationale else ""
+    return Question(question_id, text, answer, choices, rationale)
 
 
 def _value(row: dict[str, Any], field: str, column: str, place: str) -> Any:
-    if column in row:
-        return row[column]
+    if column not in row:
+        raise missing_column(place, column, row, f"Name yours with task.{field}=COLUMN.")
+    return row[column]
+
+
+def missing_column(place: str, column: str, row: Iterable[str], hint: str) -> DataError:
+    """The error for a `row` without a `column`, with the nearest there is, also for COLUMN in the `hint`."""
     close = difflib.get_close_matches(column, list(row), n=1)
     guess = f" Did you mean {close[0]!r}?" if close else ""
-    raise DataError(
+    return DataError(
         f"{place}: no column {column!r}.{guess} The columns are: {shorten(', '.join(row), 300)}.\n"
-        f"Name yours with task.{field}={close[0] if close else 'COLUMN'}."
+        + (hint.replace("COLUMN", close[0]) if close else hint)
     )
 
 
@@ -126,9 +148,41 @@ def _text(value: Any, bools: tuple[str, str] = ("false", "true")) -> str | None:
     return None
 
 
+def _split(row: dict[str, Any], column: str, place: str) -> str:
+    side = _cell(row, "split", column, place)
+    if side not in ("train", "test"):
+        raise DataError(
+            f"{place}: the split (column {column!r}) is {side[:60]!r}: it must be train or test.\n"
+            "Write one of the two, or remove the row."
+        )
+    return side
+
+
+def _rationale(row: dict[str, Any], column: str, place: str) -> str:
+    """What a person wrote, "" where there is nothing."""
+    text = _text(_value(row, "rationale", column, place))
+    if text is None:
+        raise DataError(f"{place}: the rationale (column {column!r}) must be text, or null where there is none.")
+    return text
+
+
 def letter(i: int) -> str:
     """The letter of the `i`-th option: A, B, C, ..."""
     return chr(ord("A") + i)
+
+
+def with_options(text: str, choices: Sequence[str]) -> str:
+    """A question with its options listed, in the paper's words."""
+    options = ", ".join(f"({letter(i)}) {choice}" for i, choice in enumerate(choices))
+    return f"{text} Answer choices: {options}."
+
+
+def options_in(text: str) -> tuple[str, ...]:
+    """The options that a question lists as (A) x, (B) y; none unless the letters run A, B, C, ..."""
+    _, *parts = re.split(r"\(([A-Z])\)", text)
+    letters, options = parts[::2], tuple(part.strip(" \t\n,.;") for part in parts[1::2])
+    runs = len(options) > 1 and letters == [letter(i) for i in range(len(options))]
+    return options if runs and all(options) else ()
 
 
 def _choices(value: Any, place: str) -> tuple[str, ...]:

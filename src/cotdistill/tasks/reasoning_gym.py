@@ -18,8 +18,8 @@ from cotdistill.answers import TYPED
 from cotdistill.config import TaskConfig, nearest
 from cotdistill.errors import ConfigError, DataError, missing_extra
 from cotdistill.records import Question
-
-Split = tuple[Question, ...]
+from cotdistill.tasks.generated import TEST, TRAIN
+from cotdistill.tasks.splits import Split, refuse_split
 
 # Draws for each question wanted, before a generator counts as having too few different ones.
 DRAWS = 20
@@ -38,9 +38,10 @@ def load(name: str, config: TaskConfig) -> tuple[str, Split, Split, str]:
     """Answer type, train, test and source of the generator `name`, without a text in both splits."""
     if name not in (known := names()):
         raise ConfigError(f"task.name: reasoning-gym has no generator {name!r}{nearest(name, known)}")
+    refuse_split(config)
     # Test first: it stays the same whatever the number of training questions.
-    test = _draw(name, "test", config.seed, config.test, taken=())
-    train = _draw(name, "train", config.seed, config.train, taken=test)
+    test = _draw(name, "test", config.seed, config.test or TEST, taken=())
+    train = _draw(name, "train", config.seed, config.train or TRAIN, taken=test)
     answer_type = config.answer_type or guess_answer_type([question.answer for question in train + test])
     return answer_type, train, test, f"reasoning-gym {importlib.metadata.version('reasoning-gym')}"
 

@@ -1,4 +1,4 @@
-"""Coin Flip and Last Letter Concatenation, with four people each, made from a seed.
+"""generated_coin_flip and generated_last_letter: both puzzles with four people each, made from a seed.
 
 The wording is that of the datasets in "Chain-of-Thought Prompting Elicits Reasoning in Large Language
 Models" (Wei et al., 2022) as the paper uses them; the names are our own. Question *i* comes from
@@ -37,7 +37,7 @@ def make_coin_flip(seed: str, i: int) -> Question:
         heads ^= flips
         sentences.append(f"{name} flips the coin." if flips else f"{name} does not flip the coin.")
     sentences.append('Is the coin still heads up? Note that "flip" here means "reverse".')
-    return Question(f"coin_flip-{seed}-{i}", " ".join(sentences), "yes" if heads else "no")
+    return Question(f"generated_coin_flip-{seed}-{i}", " ".join(sentences), "yes" if heads else "no")
 
 
 def make_last_letter(seed: str, i: int) -> Question:
@@ -45,4 +45,4 @@ def make_last_letter(seed: str, i: int) -> Question:
     names = Random(f"last_letter/{seed}/{i}").sample(NAMES, PEOPLE)
     # "each words" is how the dataset has it.
     text = f'Take the last letters of each words in "{" ".join(names)}" and concatenate them.'
-    return Question(f"last_letter-{seed}-{i}", text, "".join(name[-1] for name in names))
+    return Question(f"generated_last_letter-{seed}-{i}", text, "".join(name[-1] for name in names))

@@ -1,0 +1,66 @@
+"""A sweep's results beside the paper's, as Markdown: python experiments/table.py runs/recorded_175b.sweep.json
+
+The paper's rows are in paper.csv: "Large Language Models Are Reasoning Teachers" (Ho, Schmid, Yun, ACL 2023), tables
+of the main results, as the authors' notebooks/results.ipynb prints them; diverse is D = 64 on MultiArith and SVAMP,
+else 8. Ours have 95% Wilson intervals; of several seeds, each has a row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+STUDENTS = ("GPT-2 124M", "T5-small 60M", "GPT-3 ada 0.3B")
+METHODS = ("zero_shot", "few_shot_cot", "fine_tune", "fine_tune_cot", "fine_tune_cot_diverse")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", type=Path)
+    arguments = parser.parse_args()
+    runs = json.loads(arguments.sweep.read_text())["runs"]
+    print(table([run for run in runs if "results" in run], paper(Path(__file__).with_name("paper.csv"))))
+
+
+def paper(path: Path) -> dict[tuple[str, str, str], str]:
+    """Accuracy in percent by (student, method, task)."""
+    with path.open(newline="") as file:
+        return {(row["student"], row["method"], row["task"]): row["accuracy"] for row in csv.DictReader(file)}
+
+
+def table(runs: list[dict[str, Any]], published: dict[tuple[str, str, str], str]) -> str:
+    """One column a task: ours, then the paper's students."""
+    lines = [
+        "| | " + " | ".join(run["task"] for run in runs) + " |",
+        "| --- " * (len(runs) + 1) + "|",
+        "| right rationales of the teacher | " + " | ".join(teacher(run["ledger"]) for run in runs) + " |",
+    ]
+    found: dict[tuple[str, int | None], list[str]] = {}
+    for column, run in enumerate(runs):
+        for result in run["results"]:
+            row = found.setdefault((result["method"], result["seed"]), ["-"] * len(runs))
+            row[column] = shown(result)
+    for (method, seed), row in found.items():
+        of = "" if seed is None else f", seed {seed}"
+        lines.append(f"| ours, {method}{of} | " + " | ".join(row) + " |")
+    for student in STUDENTS:
+        for method in METHODS:
+            row = [published.get((student, method, run["task"]), "-") for run in runs]
+            lines.append(f"| paper, {student}, {method} | " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def teacher(ledger: dict[str, Any]) -> str:
+    return f"{ledger['right']} of {ledger['answered']}" if ledger else "-"
+
+
+def shown(result: dict[str, Any]) -> str:
+    low, high = 100 * result["low"], 100 * result["high"]
+    return f"{100 * result['accuracy']:.1f} ({low:.1f}-{high:.1f}, n={result['n']})"
+
+
+if __name__ == "__main__":
+    main()
