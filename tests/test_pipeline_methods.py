@@ -78,9 +78,25 @@ def test_a_test_question_that_is_an_exemplar_is_left_out_and_counted(student: Pa
     assert first.id not in asked
 
 
-def test_few_shot_without_exemplars_says_what_to_set(student: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"task\.exemplars"):
-        done(tmp_path, student, **own(tmp_path, evaluate__methods=["few_shot_cot"]))
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"evaluate__methods": ["fine_tune_cot", "few_shot_cot"]}, r"task\.exemplars"),
+        ({"teacher__style": "few_shot_cot"}, r"task\.exemplars"),
+        ({"teacher__style": "human"}, r"task\.rationale"),
+        ({"student__format": "chat", "student__model": "T5"}, r"student\.format"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_anything_is_bought(
+    tmp_path: Path, student: Path, settings: dict[str, Any], message: str
+) -> None:
+    if settings.get("student__model"):
+        settings = {**settings, "student__model": str(tiny_t5(tmp_path / "t5"))}
+    with start_server() as server:
+        live = {"teacher__backend": "openai", "teacher__model": "test", "teacher__base_url": server.base_url}
+        with pytest.raises(ConfigError, match=message):
+            done(tmp_path, student, **own(tmp_path, **live, **settings))
+        assert server.stats()["requests"] == 0
 
 
 def test_rationales_of_people_teach_without_a_teacher(student: Path, tmp_path: Path) -> None:

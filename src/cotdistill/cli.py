@@ -128,7 +128,7 @@ def tasks_command(context: typer.Context, as_json: AsJson = False) -> None:
     else:
         listed = rows()
         for line in (listed[0].keys(), *(row.values() for row in listed)):
-            typer.echo("\t".join(map(str, line)))
+            typer.echo("\t".join(str(value) for value in line))
 
 
 @tasks_app.command("check")

@@ -101,7 +101,7 @@ def _completion(template: str, rationale: str, answer: str) -> str:
 def _few_shot(exemplars: Sequence[Question], question: Question) -> str:
     if not exemplars:
         raise ConfigError(
-            "few_shot_cot: this task has no exemplars.\n"
+            "few_shot_cot: there are no exemplars for this task.\n"
             "Set task.exemplars to a JSONL file with question, rationale and answer, or leave the method out."
         )
     shots = [f"Q: {e.text.strip()}\nA: {e.rationale.strip()} {ANSWER_IS} {e.answer.strip()}." for e in exemplars]

@@ -90,6 +90,16 @@ class Run:
         known = methods(student.format, is_seq2seq(student.model), exemplars)
         return {name: known[name] for name in wanted}
 
+    def refuse_what_cannot_be_asked(self) -> None:
+        """Make every prompt once: a method or a teacher that cannot be asked is an error before anything is bought."""
+        for method in (*self.methods.values(), *([self.teacher_method] if self.needs_teacher else [])):
+            method.prompt(self.task.train[0])
+        if self.needs_teacher and self.teacher_method is HUMAN and not any(q.rationale for q in self.task.train):
+            raise ConfigError(
+                f"teacher.style: human, and {self.task.name} has no rationales of people.\n"
+                "Name their column with task.rationale=COLUMN, or choose another style."
+            )
+
     @property
     def needs_teacher(self) -> bool:
         return any(METHODS[name].learns_rationale for name in self.config.evaluate.methods)
@@ -133,6 +143,7 @@ def open_run(config: Config) -> Iterator[Run]:
     try:
         with Store(config.store_path) as store:
             this = Run(config, task, store)
+            this.refuse_what_cannot_be_asked()
             write_atomic(config.folder / "config.yaml", config.to_yaml())
             yield this
     finally:
