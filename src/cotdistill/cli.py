@@ -127,8 +127,9 @@ def tasks_command(context: typer.Context, as_json: AsJson = False) -> None:
         console.print(table(rows()))
     else:
         listed = rows()
-        for line in (listed[0].keys(), *(row.values() for row in listed)):
-            typer.echo("\t".join(str(value) for value in line))
+        typer.echo("\t".join(listed[0]))
+        for row in listed:
+            typer.echo("\t".join(map(str, row.values())))
 
 
 @tasks_app.command("check")
