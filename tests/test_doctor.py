@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,15 +11,9 @@ import pytest
 from cotdistill import doctor
 from cotdistill.config import Config
 from cotdistill.doctor import Check, checks
-from servers import Server, start_server
+from servers import Server
 
 KEY = "sk-canary-0123456789"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with start_server() as server:
-        yield server
 
 
 @pytest.fixture(autouse=True)

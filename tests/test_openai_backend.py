@@ -21,12 +21,6 @@ SAMPLED = SamplingParams(32, temperature=0.7)
 KEY = "sk-canary-0123456789"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with start_server() as server:
-        yield server
-
-
 @pytest.fixture(autouse=True)
 def _no_thread_is_left() -> Iterator[None]:
     yield
