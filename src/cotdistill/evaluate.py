@@ -62,7 +62,8 @@ def split_answer(generation: Generation, method: Method, answer_type: AnswerType
     if method.answer_cue or (method is ANY_FORM and generation.answer_text is not None):
         return text, generation.answer_text
     if method is ANY_FORM and (cue := FORMS["paper"].cue) not in text:
-        return ("", text) if is_step(text) else (text, None)
+        # The authors' evaluator takes the first answer of a text without a cue, whatever it is.
+        return ("", text) if answer_type.first_cue or is_step(text) else (text, None)
     if not (cue := method.cue or (cue if method is ANY_FORM else "")):
         return "", text
     if answer_type.first_cue:
@@ -193,6 +194,8 @@ def _generation(
     """What a line holds as a Generation, and the form that it is in: JSON with an `answer` has its own."""
     output, answer_text = line.get(names["output"]), line.get("answer_text") if names["output"] == "text" else None
     cut = line.get("truncated") is True or line.get("finish_reason") in ("length", "max_tokens")
+    if names["output"] != "rationale" and "rationale" in line:
+        cut = False  # it is the rationale that was cut, and not the answer step beside it
     if output is None or line.get("finish_reason") == "error":
         return Generation(number, 0, "", None, "error", error="no output"), method
     fields = output if isinstance(output, dict) else _json_object(output)
