@@ -462,7 +462,8 @@ def test_listing_loads_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: 
     monkeypatch.setattr(raw, "download", None)
     monkeypatch.setattr(paper, "raw_file", None)
     assert call("tasks") == 0
-    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    header, *lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert header[:4] == ["name", "answer_type", "train", "test"]
     assert [line[0] for line in lines] == list(TASKS)
     assert lines[list(TASKS).index("date_understanding")][:7] == [
         *("date_understanding", "choice", "258", "111", "17.12", "27.93", "6")
