@@ -35,7 +35,7 @@ from cotdistill.errors import ConfigError
 from cotdistill.evaluate import evaluate, score, verdict
 from cotdistill.generate import generate
 from cotdistill.methods import HUMAN, METHODS, Method, methods, teacher_method
-from cotdistill.models import is_seq2seq, model_identity
+from cotdistill.models import free_memory, is_seq2seq, model_identity
 from cotdistill.records import Generation, Pair, Question, Result, Score, to_json, write_atomic, write_jsonl
 from cotdistill.store import Store, canonical
 from cotdistill.tasks import Task, exemplars_of, load_task, without_exemplars
@@ -253,6 +253,8 @@ def predict(this: Run, method: Method, seed: int | None, model: str) -> Result:
     with progress.stage(f"evaluate {name}", "completions") as advance:
         limit = this.config.evaluate.max_tokens or None
         generations = generate(questions, backend, method, this.store, max_tokens=limit, progress=advance)
+    del backend  # and its model
+    free_memory()
     scores = [score(g, q, method, this.answer_type) for g, q in zip(generations, questions, strict=True)]
     this.predictions[name] = generations, scores
     write_predictions(this, name)

@@ -8,7 +8,6 @@ by question for the dev loss; trainer.py has the loss and the choice of the epoc
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import math
@@ -25,6 +24,7 @@ from cotdistill.errors import ConfigError, DataError
 from cotdistill.models import (
     COMPLETE,
     folder_when_whole,
+    free_memory,
     import_training,
     is_seq2seq,
     load_for_training,
@@ -94,7 +94,7 @@ def train(
             mark_complete(beside / name, {**origin, "student": print_of, "epoch": int(Path(name).name)})
         mark_complete(beside, facts)
     del trainer, student, keep
-    gc.collect()
+    free_memory()
     return folder
 
 
