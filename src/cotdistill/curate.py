@@ -13,14 +13,13 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from cotdistill.answers import AnswerType
 from cotdistill.config import CurateConfig
 from cotdistill.errors import DataError
 from cotdistill.evaluate import score, split_answer
 from cotdistill.methods import Method
 from cotdistill.records import Generation, Pair, Question, Score
+from cotdistill.tasks.splits import draw
 
 DROPPED = ("wrong", "no_answer", "truncated", "empty", "not_listed", "duplicate", "over_per_question", "over_total")
 
@@ -78,7 +77,7 @@ def curate(
         pairs.append(_pair(by_id[generation.question_id], student, rationale, generation.index))
     if 0 < config.total < len(pairs):
         dropped["over_total"] = len(pairs) - config.total
-        pairs = [pairs[i] for i in sorted(np.random.RandomState(0).permutation(len(pairs))[: config.total])]
+        pairs = [pairs[i] for i in draw(len(pairs), config.total)]
     return Curated(pairs, _ledger(generations, scores, pairs, dropped, len(questions)), scores)
 
 

@@ -217,7 +217,7 @@ def teach(this: Run, method: Method, seed: int) -> Path:
 
 def measure(this: Run) -> list[Result]:
     """Each method's predictions on the test questions, scored; written to predictions/ and result.json."""
-    base = this.config.student.model
+    base = local_backend(this, this.config.student.model)
     results = [predict(this, method, None, base) for method in this.methods.values() if not method.trained]
     results += [predict_trained(this, method, seed) for method, seed in students(this)]
     write_json(this.folder / "result.json", {"task": this.task.name, "results": [to_json(r) for r in results]})
@@ -230,10 +230,12 @@ def predict_trained(this: Run, method: Method, seed: int) -> Result:
     facts = trained_facts(folder)
     epochs = [folder / name for name in facts["epoch_folders"]]
     if not epochs:
-        return replace(predict(this, method, seed, str(folder)), seconds=facts["seconds"])
-    found = [predict(this, method, seed, str(epoch)).accuracy for epoch in epochs]
+        return replace(predict(this, method, seed, local_backend(this, str(folder))), seconds=facts["seconds"])
+    found = [predict(this, method, seed, local_backend(this, str(epoch))).accuracy for epoch in epochs]
     best = max(range(len(epochs)), key=found.__getitem__)
-    result = predict(this, method, seed, str(epochs[best]))  # from the store: its predictions are those written
+    result = predict(
+        this, method, seed, local_backend(this, str(epochs[best]))
+    )  # from the store: its predictions are those written
     gap = (
         f"epoch {best + 1} of {len(epochs)}, the best on the test set, as in the paper: {found[best]:.1%}; "
         f"the epoch of the lowest dev loss ({facts['selected_epoch']}) has {found[facts['selected_epoch'] - 1]:.1%}."
@@ -241,20 +243,24 @@ def predict_trained(this: Run, method: Method, seed: int) -> Result:
     return replace(result, seconds=facts["seconds"], epochs=tuple(found), warnings=(*result.warnings, gap))
 
 
-def predict(this: Run, method: Method, seed: int | None, model: str) -> Result:
-    """What `model` writes for the test questions, scored, and written to predictions/."""
+def local_backend(this: Run, model: str) -> Backend:
+    """A local model for evaluation, in the student's form; nothing is loaded before something is asked."""
     from cotdistill.backends.transformers import TransformersBackend
 
+    chat = this.config.student.format == "chat"
+    return TransformersBackend(model, chat=chat, batch_size=this.config.evaluate.batch_size)
+
+
+def predict(this: Run, method: Method, seed: int | None, backend: Backend) -> Result:
+    """What a model writes for the test questions, scored, and written to predictions/."""
     name = label(method, seed)
     questions = list(this.task.test)
     if method.name == "few_shot_cot":
         questions = without_exemplars(questions, this.exemplars)
-    backend = TransformersBackend(model, chat=method.chat, batch_size=this.config.evaluate.batch_size)
     with progress.stage(f"evaluate {name}", "completions") as advance:
         limit = this.config.evaluate.max_tokens or None
         generations = generate(questions, backend, method, this.store, max_tokens=limit, progress=advance)
-    del backend  # and its model
-    free_memory()
+    free_memory()  # of the student before
     scores = [score(g, q, method, this.answer_type) for g, q in zip(generations, questions, strict=True)]
     this.predictions[name] = generations, scores
     write_predictions(this, name)
