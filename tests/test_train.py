@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from cotdistill.models import LoadedModel, load_for_training, model_identity, sh
 from cotdistill.records import Pair
 from cotdistill.store import Completion, Request, SamplingParams
 from cotdistill.train import split_dev, train, trained_facts
-from cotdistill.trainer import IGNORED, Example, collate, make_example, make_trainer
+from cotdistill.trainer import IGNORED, Example, LengthGrouped, collate, make_example, make_trainer
 from tiny import CHAT, tiny_bart, tiny_model, tiny_t5
 
 PAIRS = [Pair(f"q{i}", 0, f"{i}+{i}? ###", f" {'so ' * i}{i} plus {i} --> {2 * i} END") for i in range(8)]
@@ -173,6 +175,20 @@ def test_collate() -> None:
         "attention_mask": [[1, 1, 1], [1, 0, 0]],
         "labels": [[-100, 6, 7], [8, -100, -100]],
     }
+
+
+def test_batches_are_of_like_length_and_in_random_order() -> None:
+    lengths = [random.Random(i).randint(10, 300) for i in range(802)]
+    sampler = LengthGrouped(lengths, batch_size=8, seed=0)
+    first, second = list(sampler), list(sampler)
+    assert sorted(first) == sorted(second) == list(range(len(sampler))) == list(range(802))
+    assert first != second
+    assert first == list(LengthGrouped(lengths, batch_size=8, seed=0))
+    assert first != list(LengthGrouped(lengths, batch_size=8, seed=1))
+    widest = [max(lengths[i] for i in first[at : at + 8]) for at in range(0, 802, 8)]
+    assert sum(lengths) > 0.95 * sum(8 * width for width in widest), "padding"
+    assert abs(sum(widest[:50]) - sum(widest[50:100])) < 0.2 * sum(widest[:50])
+    assert sum(a > b for a, b in pairwise(widest)) in range(30, 70), "neither sorted up nor down"
 
 
 def test_it_learns_and_learns_to_stop(base: Path, tmp_path: Path) -> None:
@@ -335,7 +351,7 @@ def test_a_student_is_made_once_and_again_when_something_changes(base: Path, tmp
     folder = tmp_path / "student"
 
     def weights_after(pairs: list[Pair], seed: int, **changes: Any) -> tuple[int, str]:
-        train(pairs, settings(base, **changes), folder, seed)
+        train(pairs, settings(base, batch_size=2, **changes), folder, seed)
         return (folder / "complete.json").stat().st_mtime_ns, sha256(folder / "model.safetensors")
 
     first = weights_after(PAIRS, 0)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import copy
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transformers
@@ -23,6 +23,9 @@ from cotdistill.models import LoadedModel, chat_text, encode_turns, has_bf16
 from cotdistill.records import Pair
 
 IGNORED = -100  # PyTorch's label for "no loss here"
+GROUP = 50  # batches whose examples are sorted by length together
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,39 @@ def collate(examples: Sequence[Mapping[str, list[int]]], pad_id: int) -> dict[st
     }
 
 
+class LengthGrouped(torch.utils.data.Sampler[int]):
+    """Indices that fall into batches of like length, in random order; each pass draws another.
+
+    transformers' own sampler leaves the batches sorted: the last steps of a short training see short examples only.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        order = self._permuted(range(len(self)))
+        size = GROUP * self.batch_size
+        groups = [sorted(order[i : i + size], key=self.lengths.__getitem__) for i in range(0, len(order), size)]
+        batches = [group[i : i + self.batch_size] for group in groups for i in range(0, len(group), self.batch_size)]
+        whole = [batch for batch in batches if len(batch) == self.batch_size]
+        rest = [batch for batch in batches if len(batch) < self.batch_size]  # before others, it would shift them
+        return (i for batch in [*self._permuted(whole), *rest] for i in batch)
+
+    def _permuted(self, values: Sequence[T]) -> list[T]:
+        return [values[i] for i in torch.randperm(len(values), generator=self.generator)]
+
+
 class CompletionTrainer(transformers.Trainer):  # type: ignore[misc]  # untyped
-    """Its loss is the mean over the labels of a batch that are not IGNORED."""
+    """Its loss is the mean over the labels of a batch that are not IGNORED; its batches are LengthGrouped."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:
+        lengths = [max(len(example["input_ids"]), len(example["labels"])) for example in self.train_dataset]
+        return LengthGrouped(lengths, self.args.train_batch_size, self.args.data_seed)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -184,7 +218,6 @@ def make_trainer(
         weight_decay=config.weight_decay,
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=config.batch_size,
-        train_sampling_strategy="group_by_length",
         bf16=has_bf16(),
         seed=seed,
         data_seed=seed,
