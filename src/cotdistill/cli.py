@@ -81,7 +81,7 @@ def train_command(arguments: ConfigArgs = None) -> None:
 
 @app.command("evaluate")
 def evaluate_command(arguments: ConfigArgs = None, as_json: AsJson = False) -> None:
-    """All but the page's path: the students' results on the test questions."""
+    """Do what is missing, and measure every method on the test questions."""
     show_results(do(arguments, "evaluate"), as_json)
 
 

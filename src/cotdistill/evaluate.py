@@ -133,9 +133,10 @@ def score_file(
     question has where it does not list them. Without a `method` no form is assumed. Raises `DataError`
     for a line without a known answer, `ConfigError` for an unknown type, rule or method.
     """
-    for name, known in ((rule, RULES), (answer_type, RULES["typed"]), (method or "zero_shot", METHODS)):
+    known_of: dict[str, Mapping[str, object]] = {"rule": RULES, "answer type": RULES["typed"], "method": METHODS}
+    for (kind, known), name in zip(known_of.items(), (rule, answer_type, method or "zero_shot"), strict=True):
         if name not in known:
-            raise ConfigError(f"no {name!r} here{nearest(name, known)}")
+            raise ConfigError(f"no {kind} {name!r}{nearest(name, known)}")
     reader, asked = RULES[rule][answer_type], METHODS[method] if method else ANY_FORM
     lines = list(iter_json_lines(path))
     names = _columns(path, [line for _, line in lines], columns or {})

@@ -64,8 +64,8 @@ def grid(path: Path, overrides: Mapping[str, Any]) -> list[tuple[dict[str, Any],
     if not isinstance(axes, Mapping) or not axes or not all(isinstance(v, list | dict) and v for v in axes.values()):
         raise ConfigError(f"{path}: `grid:` must map fields to lists, such as teacher.samples: [1, 2, 4].")
     base = values.get("base", QUICKSTART)
-    source = path if isinstance(base, Mapping) else path.parent / base
-    sections = dict(base) if isinstance(base, Mapping) else read_yaml(source)
+    source = path if isinstance(base, Mapping) or base == QUICKSTART else path.parent / base
+    sections = dict(base) if isinstance(base, Mapping) else read_yaml(path.parent / base)
     runs = []
     for combination in itertools.product(*map(_points, axes.values())):
         points = dict(zip(axes, combination, strict=True))
