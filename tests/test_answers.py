@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from cotdistill import math_answers
-from cotdistill.answers import PAPER, RULES, TYPED
+from cotdistill.answers import PAPER, RULES, TYPED, answer_type
 from cotdistill.errors import ConfigError
 from cotdistill.evaluate import score
 from cotdistill.methods import METHODS
@@ -526,11 +526,20 @@ PAPER_FIND_ROWS = [
 )
 def test_the_answer_of_a_step(rule: str, row: tuple[str, str, tuple[str, ...], str | None, str | None]) -> None:
     kind, text, choices, expected, gold = row
-    answer_type = RULES[rule][kind]
-    first = next(iter(answer_type.candidates(text, choices)), None)
+    reader = RULES[rule][kind]
+    first = next(iter(reader.candidates(text, choices)), None)
     assert first == expected
     if first is not None and gold is not None:
-        assert answer_type.equal(first, gold)
+        assert reader.equal(first, gold)
+
+
+def test_the_authors_look_for_the_letters_of_the_tasks_longest_list() -> None:
+    date = answer_type("paper", "choice", 6)
+    assert date.candidates("From E", ABC) == ["F", "E"]
+    assert date.find("E or F", ABC) == "F"
+    assert answer_type("paper", "choice", 3).candidates("From E, so A", tuple("uvwxyz")) == ["A"]
+    assert answer_type("typed", "choice", 6) is TYPED["choice"]
+    assert answer_type("paper", "number", 6) is PAPER["number"]
 
 
 @pytest.mark.parametrize(

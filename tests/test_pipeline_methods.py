@@ -168,3 +168,12 @@ def test_the_papers_protocol_shows_its_gap_to_the_dev_protocol(student: Path, tm
     other = done(tmp_path, student, name="dev", evaluate__methods=methods, **settings)
     assert other.results[0].epochs == ()
     assert other.results[0].accuracy == result.epochs[facts["selected_epoch"] - 1]
+
+
+def test_the_authors_rule_looks_for_the_letters_of_the_longest_list(student: Path, tmp_path: Path) -> None:
+    rows = [{"q": f"Pick {i}.", "a": "B", "c": "x|y|z" if i else "x|y", "why": "No C."} for i in range(6)]
+    picks = own(tmp_path, task__data=str(write(tmp_path / "picks.jsonl", rows)))
+    picks |= {"task__choices": "c", "task__answer_type": "choice", "task__rationale": "why", "teacher__style": "human"}
+    for rule, read in (("typed", ["B"]), ("paper", ["C", "B"])):
+        this = done(tmp_path, student, "generate", task__rule=rule, **picks)
+        assert this.answer_type.candidates("Not C, so B.", ("x", "y")) == read

@@ -64,8 +64,8 @@ def paper_number(text: str, choices: Sequence[str] = ()) -> list[str]:
     return [n for n in re.findall(r"-?\d+(?:\.\d+)?", text.replace(",", "")) if len(n) <= MOST_DIGITS]
 
 
-def paper_choice(text: str, choices: Sequence[str] = ()) -> list[str]:
-    last = chr(ord("A") + (len(choices) or 5) - 1)
+def paper_choice(text: str, choices: Sequence[str] = (), options: int = 0) -> list[str]:
+    last = chr(ord("A") + (options or len(choices) or 5) - 1)
     return re.findall(f"[A-{last}]", text)
 
 
@@ -106,3 +106,13 @@ PAPER: dict[str, AnswerType] = {
 }
 
 RULES = {"typed": TYPED, "paper": PAPER}
+
+
+def answer_type(rule: str, kind: str, options: int = 0) -> AnswerType:
+    """The row of RULES, for a task whose questions have up to `options` options.
+
+    The authors look for the letters of a task's longest list in each of its questions: F in a Date of five options.
+    """
+    if (rule, kind) == ("paper", "choice") and options:
+        return _paper(partial(paper_choice, options=options), PAPER["choice"].equal)
+    return RULES[rule][kind]

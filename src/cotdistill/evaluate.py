@@ -17,6 +17,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from cotdistill import answers
 from cotdistill.answers import RULES, AnswerType
 from cotdistill.config import nearest
 from cotdistill.errors import ConfigError, DataError
@@ -137,7 +138,7 @@ def score_file(
     for (kind, known), name in zip(known_of.items(), (rule, answer_type, method or "zero_shot"), strict=True):
         if name not in known:
             raise ConfigError(f"no {kind} {name!r}{nearest(name, known)}")
-    reader, asked = RULES[rule][answer_type], METHODS[method] if method else ANY_FORM
+    reader, asked = answers.answer_type(rule, answer_type, options), METHODS[method] if method else ANY_FORM
     lines = list(iter_json_lines(path))
     names = _columns(path, [line for _, line in lines], columns or {})
     generations, scores = [], []

@@ -26,8 +26,8 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from cotdistill import progress
-from cotdistill.answers import RULES, AnswerType
+from cotdistill import answers, progress
+from cotdistill.answers import AnswerType
 from cotdistill.backends import Backend, open_backend
 from cotdistill.config import Config
 from cotdistill.curate import Curated, answer_pairs, curate
@@ -63,9 +63,9 @@ class Run:
     def folder(self) -> Path:
         return self.config.folder
 
-    @property
+    @cached_property
     def answer_type(self) -> AnswerType:
-        return RULES[self.config.task.rule][self.task.answer_type]
+        return answers.answer_type(self.config.task.rule, self.task.answer_type, self.task.options)
 
     @cached_property
     def teacher(self) -> Backend:
@@ -79,8 +79,7 @@ class Run:
     def teacher_method(self) -> Method:
         teacher = self.config.teacher
         exemplars = self.exemplars if teacher.style == "few_shot_cot" else ()
-        options = max(len(question.choices) for question in self.task.train)
-        return teacher_method(teacher.style, teacher.answer_cue, self.task.answer_type, options, exemplars)
+        return teacher_method(teacher.style, teacher.answer_cue, self.task.answer_type, self.task.options, exemplars)
 
     @cached_property
     def methods(self) -> dict[str, Method]:

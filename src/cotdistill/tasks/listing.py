@@ -8,7 +8,7 @@ from dataclasses import fields
 
 from rich.table import Table
 
-from cotdistill.answers import RULES, TYPED
+from cotdistill.answers import TYPED, answer_type
 from cotdistill.tasks.table import TASKS, Entry
 from cotdistill.tasks.task import Task
 
@@ -46,7 +46,7 @@ def baselines(task: Task) -> tuple[float, float]:
 
 def unscorable(task: Task, rule: str) -> list[str]:
     """The ids of the questions whose known answer, read as a model's would be, does not score as correct."""
-    kind = RULES[rule][task.answer_type]
+    kind = answer_type(rule, task.answer_type, task.options)
     return [
         question.id
         for question in task.train + task.test

@@ -37,6 +37,11 @@ class Task:
     source: str = ""
     notes: tuple[str, ...] = ()
 
+    @property
+    def options(self) -> int:
+        """The most options that a question has, 0 where there are none."""
+        return max(len(question.choices) for question in self.train + self.test)
+
 
 def check(task: Task, places: Mapping[str, str] | None = None, overlap: str = "refuse") -> tuple[str, ...]:
     """Raise `DataError` unless both splits have questions and every answer can be scored; return the notes.
