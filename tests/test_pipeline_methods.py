@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cotdistill.config import TaskConfig, load_quickstart
-from cotdistill.errors import ConfigError
+from cotdistill.errors import BackendError, ConfigError
 from cotdistill.pipeline import Run, run
 from cotdistill.tasks import load_task
 from cotdistill.train import trained_facts
@@ -165,6 +165,12 @@ def test_the_papers_protocol_shows_its_gap_to_the_dev_protocol(student: Path, tm
     facts = trained_facts(this.folder / "student/fine_tune-0")
     losses = dict(facts["dev_losses"])
     assert losses[facts["selected_epoch"]] == min(losses.values())
+    left = {path.parent.name for path in (this.folder / "student/fine_tune-0/epochs").rglob("*.safetensors")}
+    assert left == {str(result.epochs.index(result.accuracy) + 1)}, "the others' weights take room"
+    again = done(tmp_path, student, student__select="paper", evaluate__methods=methods, **settings)
+    assert again.results == this.results
+    with pytest.raises(BackendError, match=r"is gone[^$]*remove .*fine_tune-0 and run again"):
+        done(tmp_path, student, student__select="paper", evaluate__methods=methods, task__test=5, **settings)
     other = done(tmp_path, student, name="dev", evaluate__methods=methods, **settings)
     assert other.results[0].epochs == ()
     assert other.results[0].accuracy == result.epochs[facts["selected_epoch"] - 1]

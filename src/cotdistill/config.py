@@ -129,7 +129,8 @@ class StudentConfig(Section):
     )
     select: Literal["last", "dev", "paper"] = Field(
         "dev",
-        description="the epoch kept: of the lowest dev loss; last; paper: the best on the test set, as the authors",
+        description="the epoch kept: of the lowest dev loss; last; paper: the best on the test set, as the authors. "
+        "Until they are measured that keeps the weights of every epoch",
     )
     epochs: float = Field(3, gt=0, description="passes over the pairs; not used where steps is set")
     steps: int = Field(0, ge=0, description="optimiser steps, the same for every method; 0: from epochs")

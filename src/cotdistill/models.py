@@ -142,11 +142,22 @@ def _refuse_damaged(folder: Path) -> None:
     if not (folder / COMPLETE).is_file():
         return
     for name, digest in json.loads((folder / COMPLETE).read_text())["weights"].items():
+        if not (folder / name).is_file():
+            raise BackendError(
+                f"{folder}: {name} is gone, as for every epoch that was measured and was not the best.\n"
+                f"To ask it anything new, remove {folder.parents[1]} and run again: it is trained anew."
+            )
         if sha256(folder / name) != digest:
             raise BackendError(
                 f"{folder}: {name} is damaged: its sha256 is not the one in {COMPLETE}.\n"
                 "Remove the folder and run again, and it is made anew."
             )
+
+
+def drop_weights(folder: Path) -> None:
+    """Remove the weights of a folder of ours: what it wrote is in the store, and its mark still names it there."""
+    for weights in folder.glob("*.safetensors"):
+        weights.unlink()
 
 
 def model_identity(name: str) -> dict[str, str]:

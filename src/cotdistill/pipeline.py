@@ -35,7 +35,7 @@ from cotdistill.errors import ConfigError
 from cotdistill.evaluate import evaluate, score, verdict
 from cotdistill.generate import generate
 from cotdistill.methods import HUMAN, METHODS, Method, methods, teacher_method
-from cotdistill.models import free_memory, is_seq2seq, model_identity
+from cotdistill.models import drop_weights, free_memory, is_seq2seq, model_identity
 from cotdistill.records import Generation, Pair, Question, Result, Score, to_json, write_atomic, write_jsonl
 from cotdistill.store import Store, canonical
 from cotdistill.tasks import Task, exemplars_of, load_task, without_exemplars
@@ -232,9 +232,10 @@ def predict_trained(this: Run, method: Method, seed: int) -> Result:
         return replace(predict(this, method, seed, local_backend(this, str(folder))), seconds=facts["seconds"])
     found = [predict(this, method, seed, local_backend(this, str(epoch))).accuracy for epoch in epochs]
     best = max(range(len(epochs)), key=found.__getitem__)
-    result = predict(
-        this, method, seed, local_backend(this, str(epochs[best]))
-    )  # from the store: its predictions are those written
+    # From the store: its predictions are those that are written.
+    result = predict(this, method, seed, local_backend(this, str(epochs[best])))
+    for epoch in {*epochs} - {epochs[best]}:
+        drop_weights(epoch)
     gap = (
         f"epoch {best + 1} of {len(epochs)}, the best on the test set, as in the paper: {found[best]:.1%}; "
         f"the epoch of the lowest dev loss ({facts['selected_epoch']}) has {found[facts['selected_epoch'] - 1]:.1%}."
