@@ -169,7 +169,7 @@ def test_the_papers_protocol_shows_its_gap_to_the_dev_protocol(student: Path, tm
     assert left == {str(result.epochs.index(result.accuracy) + 1)}, "the others' weights take room"
     again = done(tmp_path, student, student__select="paper", evaluate__methods=methods, **settings)
     assert again.results == this.results
-    with pytest.raises(BackendError, match=r"is gone[^$]*remove .*fine_tune-0 and run again"):
+    with pytest.raises(BackendError, match=r"is gone: once[^$]*Remove .*fine_tune-0 and run again"):
         done(tmp_path, student, student__select="paper", evaluate__methods=methods, task__test=5, **settings)
     other = done(tmp_path, student, name="dev", evaluate__methods=methods, **settings)
     assert other.results[0].epochs == ()

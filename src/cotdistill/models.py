@@ -141,17 +141,17 @@ def _refuse_damaged(folder: Path) -> None:
     """Raise `BackendError` if weights in a folder of ours are not those that were written."""
     if not (folder / COMPLETE).is_file():
         return
-    for name, digest in json.loads((folder / COMPLETE).read_text())["weights"].items():
+    mark = json.loads((folder / COMPLETE).read_text())
+    student = folder.parents[1] if "epoch" in mark else folder  # an epoch's weights are in STUDENT/epochs/N
+    for name, digest in mark["weights"].items():
         if not (folder / name).is_file():
-            raise BackendError(
-                f"{folder}: {name} is gone, as for every epoch that was measured and was not the best.\n"
-                f"To ask it anything new, remove {folder.parents[1]} and run again: it is trained anew."
-            )
-        if sha256(folder / name) != digest:
-            raise BackendError(
-                f"{folder}: {name} is damaged: its sha256 is not the one in {COMPLETE}.\n"
-                "Remove the folder and run again, and it is made anew."
-            )
+            why = "" if student == folder else ": once the epochs are measured, only the best of them keeps its weights"
+            what = f"is gone{why}"
+        elif sha256(folder / name) != digest:
+            what = f"is damaged: its sha256 is not the one in {COMPLETE}"
+        else:
+            continue
+        raise BackendError(f"{folder}: {name} {what}.\nRemove {student} and run again, and it is made anew.")
 
 
 def drop_weights(folder: Path) -> None:
