@@ -176,6 +176,15 @@ def test_the_papers_protocol_shows_its_gap_to_the_dev_protocol(student: Path, tm
     assert other.results[0].accuracy == result.epochs[facts["selected_epoch"] - 1]
 
 
+def test_epochs_that_are_to_be_asked_again_keep_their_weights(student: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"student__steps": 0, "student__epochs": 2, "student__select": "paper"}
+    no_room = {"evaluate__methods": ["fine_tune"], "evaluate__max_tokens": 8191}
+    first = done(tmp_path, student, **settings, **no_room)
+    assert first.results[0].categories["error"] == 4
+    assert len([*(first.folder / "student/fine_tune-0/epochs").rglob("*.safetensors")]) == 2
+    assert done(tmp_path, student, **settings, **no_room).results == first.results
+
+
 def test_the_authors_rule_looks_for_the_letters_of_the_longest_list(student: Path, tmp_path: Path) -> None:
     rows = [{"q": f"Pick {i}.", "a": "B", "c": "x|y|z" if i else "x|y", "why": "No C."} for i in range(6)]
     picks = own(tmp_path, task__data=str(write(tmp_path / "picks.jsonl", rows)))

@@ -230,12 +230,14 @@ def predict_trained(this: Run, method: Method, seed: int) -> Result:
     epochs = [folder / name for name in facts["epoch_folders"]]
     if not epochs:
         return replace(predict(this, method, seed, local_backend(this, str(folder))), seconds=facts["seconds"])
-    found = [predict(this, method, seed, local_backend(this, str(epoch))).accuracy for epoch in epochs]
+    measured = [predict(this, method, seed, local_backend(this, str(epoch))) for epoch in epochs]
+    found = [epoch.accuracy for epoch in measured]
     best = max(range(len(epochs)), key=found.__getitem__)
     # From the store: its predictions are those that are written.
     result = predict(this, method, seed, local_backend(this, str(epochs[best])))
-    for epoch in {*epochs} - {epochs[best]}:
-        drop_weights(epoch)
+    if not any(epoch.categories["error"] for epoch in measured):  # those are asked again by the next run
+        for other in {*epochs} - {epochs[best]}:
+            drop_weights(other)
     gap = (
         f"epoch {best + 1} of {len(epochs)}, the best on the test set, as in the paper: {found[best]:.1%}; "
         f"the epoch of the lowest dev loss ({facts['selected_epoch']}) has {found[facts['selected_epoch'] - 1]:.1%}."
