@@ -31,7 +31,7 @@ def test_the_student_reasons_and_one_taught_answers_alone_does_not(tmp_path: Pat
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     results = {result["method"]: result for result in json.loads(done.stdout)}
-    assert results["fine_tune_cot"]["accuracy"] >= 0.5  # another processor rounds otherwise, as another seed would
+    assert results["fine_tune_cot"]["accuracy"] >= 0.6
     assert results["fine_tune_cot"]["low"] > results["fine_tune"]["high"]
     assert results["fine_tune_cot"]["low"] > results["zero_shot_cot"]["high"]
     assert (tmp_path / "quickstart/report.html").is_file()

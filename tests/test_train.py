@@ -191,6 +191,20 @@ def test_batches_are_of_like_length_and_in_random_order() -> None:
     assert sum(a > b for a, b in pairwise(widest)) in range(30, 70), "neither sorted up nor down"
 
 
+def test_a_student_is_trained_on_those_batches(base: Path, tmp_path: Path) -> None:
+    student = load_for_training(str(base))
+    examples = [make_example(student, pair) for pair in PAIRS]
+    config = settings(base, batch_size=2)
+    trainer = make_trainer(student, examples, [], config, 3, tmp_path)
+    order = list(LengthGrouped([example.length for example in examples], 2, 3))
+    expected = [[examples[i].input_ids for i in order[at : at + 2]] for at in range(0, len(order), 2)]
+    batches = [
+        [row[: int(mask.sum())].tolist() for row, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
+        for batch in trainer.get_train_dataloader()
+    ]
+    assert batches == expected
+
+
 def test_it_learns_and_learns_to_stop(base: Path, tmp_path: Path) -> None:
     student = train(PAIRS, settings(base, steps=150), tmp_path / "student", seed=0)
     for pair, completion in zip(PAIRS, answers(student, PAIRS), strict=True):

@@ -134,8 +134,11 @@ def score_file(
     question has where it does not list them. Without a `method` no form is assumed. Raises `DataError`
     for a line without a known answer, `ConfigError` for an unknown type, rule or method.
     """
-    known_of: dict[str, Mapping[str, object]] = {"rule": RULES, "answer type": RULES["typed"], "method": METHODS}
-    for (kind, known), name in zip(known_of.items(), (rule, answer_type, method or "zero_shot"), strict=True):
+    for kind, name, known in (
+        ("rule", rule, RULES),
+        ("answer type", answer_type, RULES["typed"]),
+        ("method", method or "zero_shot", METHODS),
+    ):
         if name not in known:
             raise ConfigError(f"no {kind} {name!r}{nearest(name, known)}")
     reader, asked = answers.answer_type(rule, answer_type, options), METHODS[method] if method else ANY_FORM

@@ -113,7 +113,7 @@ class CompletionTrainer(transformers.Trainer):  # type: ignore[misc]  # untyped
     """Its loss is the mean over the labels of a batch that are not IGNORED; its batches are LengthGrouped."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:
-        lengths = [max(len(example["input_ids"]), len(example["labels"])) for example in self.train_dataset]
+        lengths = [Example(**example).length for example in self.train_dataset]
         return LengthGrouped(lengths, self.args.train_batch_size, self.args.data_seed)
 
     def compute_loss(
