@@ -82,7 +82,7 @@ EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.yaml"))
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
 def test_every_experiment_of_ours_is_a_sweep(file: Path) -> None:
-    assert grid(file, {})
+    assert len(grid(file, {})) >= 4
 
 
 @pytest.mark.parametrize(
