@@ -29,6 +29,7 @@ from filelock import FileLock, Timeout
 from cotdistill import answers, progress
 from cotdistill.answers import AnswerType
 from cotdistill.backends import Backend, open_backend
+from cotdistill.completions import canonical
 from cotdistill.config import Config
 from cotdistill.curate import Curated, answer_pairs, curate
 from cotdistill.errors import ConfigError
@@ -37,7 +38,7 @@ from cotdistill.generate import generate
 from cotdistill.methods import HUMAN, METHODS, Method, methods, teacher_method
 from cotdistill.models import drop_weights, free_memory, is_seq2seq, model_identity
 from cotdistill.records import Generation, Pair, Question, Result, Score, to_json, write_atomic, write_jsonl
-from cotdistill.store import Store, canonical
+from cotdistill.store import Store
 from cotdistill.tasks import Task, exemplars_of, load_task, without_exemplars
 from cotdistill.train import train, trained_facts
 

@@ -6,13 +6,13 @@ completion as it ends. Opening one costs nothing: models load and connections op
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from cotdistill.completions import Completion, Request
 from cotdistill.config import LimitsConfig, TeacherConfig
 from cotdistill.errors import ConfigError
-from cotdistill.store import Completion, Request, SamplingParams
 
 
 class Backend(Protocol):
@@ -24,12 +24,14 @@ class Backend(Protocol):
         ...
 
     def generate(
-        self, requests: Sequence[Request], params: SamplingParams
-    ) -> Generator[tuple[int, Completion], None, None]:
-        """Yield (position in `requests`, completion) as each one ends, in any order, each once.
+        self, requests: Iterator[Request | None]
+    ) -> Generator[tuple[Request, int, Completion], None, None]:
+        """Yield (request, sample, completion) as each one ends, in any order, each sample once.
 
-        A request that failed for good is a completion of finish reason "error". Raises `BackendError`
-        where no request can succeed: a wrong key, a model that is not there, a dead server.
+        `requests` is read as there is room. None from it means that there is nothing now, but may be
+        when something has been yielded: a second prompt waits for the first's text. A sample that failed
+        for good is a completion of finish reason "error". Raises `BackendError` where no request can
+        succeed: a wrong key, a model that is not there, a dead server.
         """
         ...
 
