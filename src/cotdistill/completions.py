@@ -1,7 +1,7 @@
 """What is asked of a model and what comes back: the words that the store and the backends share.
 
-    request = Request(("Q: ...",), SamplingParams(128, temperature=0.7), samples=(0, 1, 2, 3))
-    key = Pool({"model": "m"}, request.params).key(request.prompt)     # one row a sample under it
+request = Request(("Q: ...",), SamplingParams(128, temperature=0.7), samples=(0, 1, 2, 3))
+key = Pool({"model": "m"}, request.params).key(request.prompt)     # one row a sample under it
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from json.encoder import encode_basestring_ascii
 
 from cotdistill.records import FinishReason
 
@@ -64,8 +65,13 @@ class Request:
 
     def seed(self, sample: int) -> int:
         """A seed of 31 bits for a sample, the same in every run, order and batch."""
-        content = canonical([self.params.seed, sample, *self.prompt])
+        content = f"[{self.params.seed},{sample},{self.turns[1:]}"
         return int.from_bytes(hashlib.sha256(content.encode()).digest()[:4]) >> 1
+
+    @property
+    def turns(self) -> str:
+        """The prompt as canonical JSON."""
+        return turns_text(self.prompt)
 
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
@@ -74,6 +80,11 @@ _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 def canonical(value: object) -> str:
     """JSON with sorted keys, so equal values give equal text."""
     return _ENCODER.encode(value)
+
+
+def turns_text(prompt: tuple[str, ...]) -> str:
+    """The same as `canonical(prompt)`, several times as fast."""
+    return f"[{','.join(map(encode_basestring_ascii, prompt))}]"
 
 
 def identity_text(identity: Mapping[str, str]) -> str:
@@ -102,7 +113,7 @@ class Pool:
 
     def key(self, prompt: tuple[str, ...]) -> bytes:
         """The hash of everything that decides the text, but for the sample."""
-        return hash_of(self._start + canonical(prompt).encode())
+        return hash_of(self._start + turns_text(prompt).encode())
 
 
 def hash_of(content: bytes) -> bytes:

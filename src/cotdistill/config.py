@@ -94,11 +94,20 @@ class TeacherConfig(Section):
 
 
 class LimitsConfig(Section):
-    """What an endpoint is asked at once, and for how long."""
+    """What an endpoint is asked at once, how fast, for how long, and what it may cost in all."""
 
-    concurrency: int = Field(16, ge=1, description="requests in flight")
+    concurrency: int | None = Field(None, ge=1, description="requests in flight; none: found by itself")
+    requests_per_minute: float = Field(0, ge=0, description="0: no limit but the server's own")
+    tokens_per_minute: float = Field(0, ge=0, description="prompt and completion; 0: no limit but the server's own")
     timeout: float = Field(120, gt=0, description="seconds for one request, all in")
     retries: int = Field(6, ge=0, description="after 429, 5xx, a timeout or a broken reply")
+    retry_seconds: float = Field(1800, gt=0, description="after so long a request is not tried again")
+    max_usd: float | None = Field(None, gt=0, description="of the whole run, at teacher.price; none: no limit")
+    max_tokens: int | None = Field(None, ge=1, description="of the whole run, prompt and completion; none: no limit")
+    max_requests: int | None = Field(None, ge=1, description="of the whole run, with retries; none: no limit")
+    reached: Literal["stop", "go_on"] = Field(
+        "stop", description="at one of these three: stop, exit code 4; go_on: use what was answered"
+    )
 
 
 class CurateConfig(Section):

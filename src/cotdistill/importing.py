@@ -22,7 +22,8 @@ from cotdistill.answers import TYPED
 from cotdistill.completions import Completion, Pool, SamplingParams
 from cotdistill.config import nearest
 from cotdistill.errors import ConfigError, DataError
-from cotdistill.generate import first_params, second_params, second_prompt
+from cotdistill.generate import first_params, second_params
+from cotdistill.jobs import second_prompt
 from cotdistill.methods import Method, teacher_method
 from cotdistill.records import FinishReason, Question, iter_json_lines, write_atomic
 from cotdistill.store import Row, Store
@@ -269,7 +270,7 @@ def _rows(
     rows: dict[tuple[bytes, int], tuple[str, Row]] = {}
     repeats, others = 0, []
     for output in outputs:
-        prompt = (method.prompt(Question("", output.question, "")),)
+        prompt: tuple[str, ...] = (method.prompt(Question("", output.question, "")),)
         text = Completion(output.text, output.finish_reason, 0, output.tokens)
         made = [Row(first, first.key(prompt), prompt, output.sample, text)]
         if output.answer_text is not None:

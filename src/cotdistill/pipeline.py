@@ -157,18 +157,20 @@ def ask_teacher(this: Run) -> list[Generation]:
     else:
         teacher = this.config.teacher
         with progress.stage("generate", "completions") as advance:
-            generations = generate(
-                this.task.train,
-                this.teacher,
-                this.teacher_method,
-                this.store,
-                n=teacher.samples,
-                temperature=teacher.temperature,
-                top_p=teacher.top_p,
-                max_tokens=teacher.max_tokens,
-                stop=teacher.stop,
-                seed=teacher.seed,
-                progress=advance,
+            generations = list(
+                generate(
+                    this.task.train,
+                    this.teacher,
+                    this.teacher_method,
+                    this.store,
+                    n=teacher.samples,
+                    temperature=teacher.temperature,
+                    top_p=teacher.top_p,
+                    max_tokens=teacher.max_tokens,
+                    stop=teacher.stop,
+                    seed=teacher.seed,
+                    progress=advance,
+                )
             )
     write_jsonl(this.folder / "generations.jsonl", generations)
     return generations
@@ -262,7 +264,7 @@ def predict(this: Run, method: Method, seed: int | None, backend: Backend) -> Re
         questions = without_exemplars(questions, this.exemplars)
     with progress.stage(f"evaluate {name}", "completions") as advance:
         limit = this.config.evaluate.max_tokens or None
-        generations = generate(questions, backend, method, this.store, max_tokens=limit, progress=advance)
+        generations = list(generate(questions, backend, method, this.store, max_tokens=limit, progress=advance))
     free_memory()  # of the student before
     scores = [score(g, q, method, this.answer_type) for g, q in zip(generations, questions, strict=True)]
     this.predictions[name] = generations, scores

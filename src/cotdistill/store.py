@@ -14,84 +14,26 @@ store: `claim` gives a key to one of them, by a kernel lock that dies with its p
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import sqlite3
 import struct
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from cotdistill.completions import Completion, Pool, SamplingParams, canonical, hash_of, identity_text
+from cotdistill.completions import Completion, Pool, identity_text, turns_text
 from cotdistill.errors import DataError
 from cotdistill.records import FinishReason
+from cotdistill.schema import checksum_of, connect, open_store, open_to_read
 
-VERSION = 2
-APPLICATION_ID = 0xC07D
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS pools (
-    id INTEGER PRIMARY KEY,
-    model TEXT NOT NULL,             -- the backend's identity, JSON
-    params TEXT NOT NULL,            -- SamplingParams, JSON
-    UNIQUE (model, params)
-) STRICT;
-CREATE TABLE IF NOT EXISTS prompts (
-    id INTEGER PRIMARY KEY,
-    key BLOB NOT NULL UNIQUE,        -- Pool.key
-    pool INTEGER NOT NULL REFERENCES pools,
-    turns TEXT NOT NULL              -- a JSON list
-) STRICT;
-CREATE TABLE IF NOT EXISTS completions (
-    prompt INTEGER NOT NULL REFERENCES prompts,
-    sample INTEGER NOT NULL,
-    text TEXT NOT NULL,
-    finish_reason TEXT NOT NULL,
-    prompt_tokens INTEGER NOT NULL,
-    completion_tokens INTEGER NOT NULL,
-    served TEXT NOT NULL,            -- the model, as the server named it
-    checksum INTEGER NOT NULL,       -- CRC-32 of key, sample and all above
-    created REAL NOT NULL,           -- seconds since 1970
-    UNIQUE (prompt, sample)
-) STRICT;
-CREATE TABLE IF NOT EXISTS failures (  -- the last one of each sample that has no completion
-    key BLOB NOT NULL,
-    sample INTEGER NOT NULL,
-    error TEXT NOT NULL,
-    reply BLOB NOT NULL,             -- the raw body
-    created REAL NOT NULL,
-    PRIMARY KEY (key, sample)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS finished (  -- questions of a job that need no look: all their samples are here
-    job BLOB NOT NULL,
-    key BLOB NOT NULL,
-    samples INTEGER NOT NULL,
-    PRIMARY KEY (job, key)
-) STRICT, WITHOUT ROWID;
-"""
-# From the first schema, which kept one row a completion with all of its request in it.
-MIGRATE = """
-ALTER TABLE completions RENAME TO old;
-{schema}
-INSERT OR IGNORE INTO pools (model, params) SELECT DISTINCT model, params FROM old;
-INSERT INTO prompts (key, pool, turns)
-    SELECT DISTINCT prompt_key(old.model, old.params, old.prompt), pools.id, old.prompt
-    FROM old JOIN pools USING (model, params);
-INSERT INTO completions
-    SELECT prompts.id, sample, text, finish_reason, prompt_tokens, completion_tokens, '',
-        checksum(prompts.key, sample, text, finish_reason, prompt_tokens, completion_tokens, ''), created
-    FROM old JOIN prompts ON prompts.key = prompt_key(old.model, old.params, old.prompt);
-DROP TABLE old;
-DROP TABLE IF EXISTS claims;
-PRAGMA user_version={version};
-"""
 ROWS_A_COMMIT = 256
 ROWS_WAITING = 4096  # for the disk, before whoever brings more has to wait as well
 
@@ -123,7 +65,7 @@ class Store:
     def __init__(self, path: Path, read_only: bool = False) -> None:
         self.path = path
         with errors_named(path):
-            self._db = _open_to_read(path) if read_only else _open(path)
+            self._db = open_to_read(path) if read_only else open_store(path)
 
     def __enter__(self) -> Store:
         return self
@@ -141,7 +83,8 @@ class Store:
         self._db.close()
 
     def __len__(self) -> int:
-        return int(self._query("SELECT count(*) FROM completions")[0][0])
+        count: int = self._query("SELECT count(*) FROM completions")[0][0]
+        return count
 
     def samples(self, key: bytes) -> dict[int, Completion]:
         """The stored completions of a prompt, by sample. Raises `DataError` for one that was damaged."""
@@ -152,13 +95,18 @@ class Store:
         )
         found = {}
         for sample, text, reason, prompt_tokens, completion_tokens, served, checksum in rows:
-            if _checksum(key, sample, text, reason, prompt_tokens, completion_tokens, served) != checksum:
+            if checksum_of(key, sample, text, reason, prompt_tokens, completion_tokens, served) != checksum:
                 raise DataError(
                     f"{self.path}: the completion of key {key.hex()}, sample {sample}, is damaged: its checksum "
                     "is another.\nTake the file from a backup, or delete that row to buy it again."
                 )
             found[sample] = Completion(text, reason, prompt_tokens, completion_tokens, served=served)
         return found
+
+    def known(self, keys: Sequence[bytes]) -> set[bytes]:
+        """Those of the `keys` that have any completion."""
+        query = f"SELECT key FROM prompts WHERE key IN ({', '.join('?' * len(keys))})"  # noqa: S608 - question marks
+        return {key for (key,) in self._query(query, *keys)}
 
     def failures(self, key: bytes) -> dict[int, str]:
         """How the last try of a prompt's missing samples failed, by sample."""
@@ -193,12 +141,14 @@ class Store:
         def work() -> None:
             try:
                 with errors_named(self.path):
-                    db = _connect(self.path)
+                    db = connect(self.path)
                     try:
                         item = queue.get()
                         while item is not None:
                             batch = [item]
-                            while not queue.empty() and len(batch) < ROWS_A_COMMIT and (item := queue.get()) is not None:
+                            while (
+                                not queue.empty() and len(batch) < ROWS_A_COMMIT and (item := queue.get()) is not None
+                            ):
                                 batch.append(item)
                             _write(db, batch)
                             committed(batch)
@@ -244,8 +194,6 @@ class Store:
 
     def models(self) -> list[dict[str, str]]:
         """The identities of the models whose completions are here."""
-        import json
-
         return [json.loads(model) for (model,) in self._query("SELECT DISTINCT model FROM pools")]
 
     def params(self, identity: Mapping[str, str]) -> list[str]:
@@ -255,112 +203,48 @@ class Store:
     def served(self, identity: Mapping[str, str]) -> dict[str, int]:
         """How many completions of a model came under each name that the server gave itself."""
         query = (
-            "SELECT served, count(*) FROM completions JOIN prompts ON prompt = prompts.id JOIN pools ON pool = pools.id "
+            "SELECT served, count(*) FROM completions "
+            "JOIN prompts ON prompt = prompts.id JOIN pools ON pool = pools.id "
             "WHERE model = ? AND served != '' GROUP BY served"
         )
         return dict(self._query(query, identity_text(identity)))
 
-    def _query(self, query: str, *values: object) -> list[tuple[object, ...]]:
+    def _query(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         with errors_named(self.path):
             return self._db.execute(query, values).fetchall()
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=60, isolation_level=None)
-    db.execute("PRAGMA synchronous=FULL")
-    return db
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    db = _connect(path)
-    try:
-        if _version(db) < VERSION:
-            _migrate_or_make(db)
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _open_to_read(path: Path) -> sqlite3.Connection:
-    if not path.is_file():
-        raise DataError(f"{path}: no such store. Check the path, or make it with `cotdistill generate`.")
-    # In a folder that cannot be written only an immutable file opens, and it must have no
-    # rows in a write-ahead log, where a live or a killed writer leaves them.
-    alone = "" if path.with_name(f"{path.name}-wal").exists() else "&immutable=1"
-    db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro{alone}", uri=True, isolation_level=None)
-    try:
-        if _version(db) < VERSION:  # it may not be changed: read a copy
-            copy = sqlite3.connect(":memory:", isolation_level=None)
-            db.backup(copy)
-            db.close()
-            db = copy
-            _migrate_or_make(db)
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _version(db: sqlite3.Connection) -> int:
-    """The schema's: 0 of an empty file, 1 before there were versions. Raises for what is no store, or newer."""
-    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
-    if tables and "completions" not in tables:
-        raise sqlite3.DatabaseError("it is a database of something else")
-    version: int = db.execute("PRAGMA user_version").fetchone()[0]
-    if version > VERSION:
-        raise DataError(
-            f"the store is of version {version}, and this cotdistill reads up to {VERSION}.\nUpgrade cotdistill."
-        )
-    db.execute("SELECT sample FROM completions LIMIT 1").fetchone() if tables else None
-    return max(version, 1) if tables else 0
-
-
-def _migrate_or_make(db: sqlite3.Connection) -> None:
-    db.execute("PRAGMA journal_mode=WAL")
-    db.create_function("prompt_key", 3, lambda *of: hash_of("\n".join(of).encode()), deterministic=True)
-    db.create_function("checksum", 7, _checksum, deterministic=True)
-    db.execute("BEGIN IMMEDIATE")
-    version = _version(db)  # another process may have been faster
-    script = {0: f"{SCHEMA} PRAGMA user_version={VERSION};", 1: MIGRATE.format(schema=SCHEMA, version=VERSION)}
-    for statement in script.get(version, "").split(";"):
-        db.execute(statement)
-    db.execute(f"PRAGMA application_id={APPLICATION_ID}")
-    db.execute("COMMIT")
 
 
 def _write(db: sqlite3.Connection, items: Sequence[Row | Mark]) -> None:
     now = time.time()
     rows = [item for item in items if isinstance(item, Row)]
     good = [row for row in rows if row.completion.finish_reason != "error"]
+    bad = [
+        (r.key, r.sample, r.completion.error, r.completion.reply, now)
+        for r in rows
+        if r.completion.finish_reason == "error"
+    ]
+    marks = [item for item in items if isinstance(item, Mark) and item.samples]
     # BEGIN IMMEDIATE, so that a reader that turns writer cannot find the file changed under it.
     db.execute("BEGIN IMMEDIATE")
     try:
         pools = {(row.pool.model, row.pool.params) for row in good}
         db.executemany("INSERT OR IGNORE INTO pools (model, params) VALUES (?, ?)", pools)
-        db.executemany(
-            "INSERT OR IGNORE INTO prompts (key, pool, turns) "
-            "SELECT ?, id, ? FROM pools WHERE model = ? AND params = ?",
-            [(row.key, canonical(row.prompt), row.pool.model, row.pool.params) for row in good],
+        ids = {
+            pool: db.execute("SELECT id FROM pools WHERE (model, params) = (?, ?)", pool).fetchone()[0]
+            for pool in pools
+        }
+        prompts = {r.key: (r.key, ids[r.pool.model, r.pool.params], turns_text(r.prompt)) for r in good}
+        _insert(db, "INSERT OR IGNORE INTO prompts (key, pool, turns) VALUES", "(?, ?, ?)", prompts.values())
+        _insert(
+            db,
+            "INSERT OR IGNORE INTO completions VALUES",
+            "((SELECT id FROM prompts WHERE key = ?), ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(r.key, *values, checksum_of(r.key, *values), now) for r in good for values in (_values(r),)],
         )
-        db.executemany(
-            "INSERT OR IGNORE INTO completions SELECT id, ?, ?, ?, ?, ?, ?, ?, ? FROM prompts WHERE key = ?",
-            [(*values, _checksum(row.key, *values), now, row.key) for row in good for values in (_values(row),)],
-        )
-        db.executemany("DELETE FROM failures WHERE key = ? AND sample = ?", [(row.key, row.sample) for row in good])
-        db.executemany(
-            "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?)",
-            [
-                (row.key, row.sample, row.completion.error, row.completion.reply, now)
-                for row in rows
-                if row.completion.finish_reason == "error"
-            ],
-        )
-        db.executemany(
-            "INSERT INTO finished VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET samples = max(samples, excluded.samples)",
-            [item for item in items if isinstance(item, Mark) and item.samples],
-        )
+        if good and db.execute("SELECT 1 FROM failures LIMIT 1").fetchone():
+            db.executemany("DELETE FROM failures WHERE key = ? AND sample = ?", [(r.key, r.sample) for r in good])
+        _insert(db, "INSERT OR REPLACE INTO failures VALUES", "(?, ?, ?, ?, ?)", bad)
+        _insert(db, "INSERT OR REPLACE INTO finished VALUES", "(?, ?, ?)", marks)
         db.execute("COMMIT")
     except BaseException:
         if db.in_transaction:  # SQLite rolls back by itself where the disk is full
@@ -368,16 +252,22 @@ def _write(db: sqlite3.Connection, items: Sequence[Row | Mark]) -> None:
         raise
 
 
+def _insert(db: sqlite3.Connection, statement: str, row: str, rows: Iterable[tuple[object, ...]]) -> None:
+    """Insert many rows by few statements.
+
+    Not executemany: that takes and gives back the interpreter's lock for each row, and with a busy
+    thread beside it waits for it each time.
+    """
+    rows = list(rows)
+    while rows:
+        size = next(size for size in (64, 16, 4, 1) if size <= len(rows))  # few, so that SQLite knows them prepared
+        db.execute(f"{statement} {', '.join([row] * size)}", [value for row in rows[:size] for value in row])
+        rows = rows[size:]
+
+
 def _values(row: Row) -> tuple[int, str, FinishReason, int, int, str]:
     c = row.completion
     return row.sample, c.text, c.finish_reason, c.prompt_tokens, c.completion_tokens, c.served
-
-
-def _checksum(
-    key: bytes, sample: int, text: str, finish_reason: str, prompt_tokens: int, completion_tokens: int, served: str
-) -> int:
-    rest = f"{sample} {finish_reason} {prompt_tokens} {completion_tokens} {served} {text}"
-    return zlib.crc32(rest.encode(), zlib.crc32(key))
 
 
 def _lock(file: int, key: bytes, take: bool) -> bool:

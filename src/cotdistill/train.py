@@ -19,8 +19,8 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from cotdistill.config import StudentConfig
 from cotdistill.completions import canonical
+from cotdistill.config import StudentConfig
 from cotdistill.errors import ConfigError, DataError
 from cotdistill.models import (
     COMPLETE,

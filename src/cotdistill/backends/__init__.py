@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from cotdistill.budget import Budget, Price
 from cotdistill.completions import Completion, Request
 from cotdistill.config import LimitsConfig, TeacherConfig
 from cotdistill.errors import ConfigError
@@ -23,9 +24,7 @@ class Backend(Protocol):
         """What decides the text besides the request: model, revision, endpoint, prompt form."""
         ...
 
-    def generate(
-        self, requests: Iterator[Request | None]
-    ) -> Generator[tuple[Request, int, Completion], None, None]:
+    def generate(self, requests: Iterator[Request | None]) -> Generator[tuple[Request, int, Completion], None, None]:
         """Yield (request, sample, completion) as each one ends, in any order, each sample once.
 
         `requests` is read as there is room. None from it means that there is nothing now, but may be
@@ -39,8 +38,10 @@ class Backend(Protocol):
 RECORDED = Path(__file__).parent.parent / "recorded" / "word_problems.sqlite"
 
 
-def open_backend(teacher: TeacherConfig, limits: LimitsConfig) -> Backend:
-    """The backend that a teacher section describes."""
+def open_backend(
+    teacher: TeacherConfig, limits: LimitsConfig, budget: Budget | None = None, price: Price | None = None
+) -> Backend:
+    """The backend that a teacher section describes, with what it may spend, at its price."""
     if teacher.backend == "recorded":
         from cotdistill.backends.recorded import RecordedBackend
 
@@ -59,7 +60,7 @@ def open_backend(teacher: TeacherConfig, limits: LimitsConfig) -> Backend:
         teacher.api_key.get_secret_value(),
         teacher.api,
         teacher.system,
-        limits.concurrency,
-        limits.timeout,
-        limits.retries,
+        limits,
+        budget,
+        price,
     )

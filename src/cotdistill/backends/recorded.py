@@ -37,9 +37,7 @@ class RecordedBackend:
             )
         return found[0]
 
-    def generate(
-        self, requests: Iterator[Request | None]
-    ) -> Generator[tuple[Request, int, Completion], None, None]:
+    def generate(self, requests: Iterator[Request | None]) -> Generator[tuple[Request, int, Completion], None, None]:
         """Raises `BackendError` at the first request that was not recorded."""
         with Store(self.path, read_only=True) as store:
             for request in requests:

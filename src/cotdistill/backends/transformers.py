@@ -42,17 +42,13 @@ class TransformersBackend:
     def loaded(self) -> LoadedModel:
         return load_model(self.model)
 
-    def generate(
-        self, requests: Iterator[Request | None]
-    ) -> Generator[tuple[Request, int, Completion], None, None]:
+    def generate(self, requests: Iterator[Request | None]) -> Generator[tuple[Request, int, Completion], None, None]:
         """Many at a time, those sampled in one way together."""
         while waiting := list(itertools.islice(iter(lambda: next(requests, None), None), REQUESTS_AT_ONCE)):
             for params in dict.fromkeys(request.params for request in waiting):
                 yield from self._sample([request for request in waiting if request.params == params], params)
 
-    def _sample(
-        self, requests: Sequence[Request], params: SamplingParams
-    ) -> Iterator[tuple[Request, int, Completion]]:
+    def _sample(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[tuple[Request, int, Completion]]:
         """Longest prompts first: too little memory shows at once, and batches hold few pads."""
         room = getattr(self.loaded.model.config, "max_position_embeddings", sys.maxsize)
         if not self.loaded.seq2seq:  # where prompt and completion share the positions
