@@ -205,7 +205,7 @@ POOL = Pool({"model": "fake"}, SamplingParams(32, temperature=0.7))
 def key(i):
     return POOL.key((f"Q: {i}",))
 def row(i):
-    return Row(POOL, key(i), (f"Q: {i}",), i, Completion(f" {i}." * 50, "stop"))
+    return Row(POOL, key(i), (f"Q: {i}",), i, Completion(f" {i}." * 50, "stop", 1, 2))
 store = Store(Path(sys.argv[1]))
 """
 WRITER = """

@@ -67,8 +67,17 @@ class TaskConfig(Section):
         return self
 
 
+class PriceConfig(Section):
+    """What a teacher's tokens cost, in US dollars for a million."""
+
+    input: float = Field(ge=0, description="of the prompt")
+    output: float = Field(ge=0, description="of the completion")
+
+
 class TeacherConfig(Section):
     """Who writes the rationales, and how it is asked."""
+
+    name: str = Field("", description="what it is called in the results; none: its model")
 
     style: Literal["zero_shot_cot", "few_shot_cot", "one_step", "human"] = Field(
         "zero_shot_cot",
@@ -84,7 +93,12 @@ class TeacherConfig(Section):
     api: Literal["chat", "completions"] = Field("chat", description="chat messages, or plain text to continue")
     system: str = Field("", description="a system message, chat only")
     store: Path | None = Field(None, description="recorded: the store to read; none: the one in the package")
-    samples: int = Field(4, ge=1, description="D, rationales a question")
+    price: PriceConfig | None = Field(None, description="USD for a million tokens, as {input: 0.5, output: 1.5}")
+    mode: Literal["live", "batch"] = Field(
+        "live", description="batch: openai's batch API, half the price, done within a day"
+    )
+    samples: int = Field(4, ge=1, description="D, rationales a question; with until: at most")
+    until: int = Field(0, ge=0, description="stop at so many distinct right rationales of a question; 0: ask for all")
     temperature: float = Field(0.7, ge=0, description="of the rationale; the answer is always greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling; 1 is off")
     max_tokens: int = Field(128, ge=1, description="of the rationale")
@@ -181,10 +195,32 @@ class Config(Section):
     store: Path | None = Field(None, description="completions bought; none: RUNS/store.sqlite, shared by all runs")
     task: TaskConfig = TaskConfig()
     teacher: TeacherConfig = TeacherConfig()
+    teachers: tuple[TeacherConfig, ...] = Field((), description="several; what one leaves out is as in teacher")
     limits: LimitsConfig = LimitsConfig()
     curate: CurateConfig = CurateConfig()
     student: StudentConfig = StudentConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @property
+    def all_teachers(self) -> tuple[TeacherConfig, ...]:
+        return self.teachers or (self.teacher,)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _teachers_are_like_teacher(cls, values: Any) -> Any:
+        several = values.get("teachers") if isinstance(values, dict) else None
+        if not several:
+            return values
+        if not isinstance(several, list) or not all(isinstance(one, dict) for one in several):
+            raise ValueError("teachers: a list of sections like teacher, such as [{model: a}, {model: b}]")
+        return {**values, "teachers": [{**(values.get("teacher") or {}), **one} for one in several]}
+
+    @model_validator(mode="after")
+    def _teachers_have_names_of_their_own(self) -> Config:
+        names = [teacher.name or teacher.model for teacher in self.teachers]
+        if len(set(names)) < len(names):
+            raise ValueError("teachers: two have the same name; set teachers.N.name")
+        return self
 
     @property
     def folder(self) -> Path:
@@ -196,7 +232,7 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """Everything resolved, but for secrets."""
-        values = self.model_dump(mode="json", exclude={"teacher": {"api_key"}})
+        values = self.model_dump(mode="json", exclude={"teacher": {"api_key"}, "teachers": {"__all__": {"api_key"}}})
         # ASCII only: PyYAML reads back a U+0085 that it wrote as it is as a space.
         return yaml.safe_dump(values, sort_keys=False)
 
@@ -234,7 +270,7 @@ def make_config(values: dict[str, Any], overrides: Mapping[str, Any], path: Path
     values = copy.deepcopy(values)
     for key, value in overrides.items():
         _set(values, key, value)
-    _fill_api_key(values)
+    _fill_api_keys(values)
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -285,20 +321,31 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
     *sections, field = key.split(".")
+    place: Any = values
     for section in sections:
-        if values.get(section) is None:  # such as student.lora in a saved config
-            values[section] = {}
-        values = values[section]
-        if not isinstance(values, dict):
+        if isinstance(place, list) and section.isdecimal() and int(section) < len(place):  # teachers.0.model
+            place = place[int(section)]
+        elif isinstance(place, dict):
+            if place.get(section) is None:  # such as student.lora in a saved config
+                place[section] = {}
+            place = place[section]
+        if not isinstance(place, dict | list):
             raise ConfigError(f"{_shown(key)}: {_shown(section)} is not a section.")
-    values[field] = value
+    if not isinstance(place, dict):
+        raise ConfigError(f"{_shown(key)}: {_shown(sections[-1])} is not a section.")
+    place[field] = value
 
 
-def _fill_api_key(values: dict[str, Any]) -> None:
-    teacher = values.get("teacher")
-    if not isinstance(teacher, dict) or not teacher.get("api_key"):
-        return
-    match = re.fullmatch(r"\$\{(\w+)\}", str(teacher["api_key"]))
+def _fill_api_keys(values: dict[str, Any]) -> None:
+    """The environment variables that api keys name, in their places."""
+    several = values.get("teachers")
+    for section in [values.get("teacher"), *(several if isinstance(several, list) else [])]:
+        if isinstance(section, dict) and section.get("api_key"):
+            section["api_key"] = _secret(str(section["api_key"]))
+
+
+def _secret(text: str) -> str:
+    match = re.fullmatch(r"\$\{(\w+)\}", text)
     if match is None:
         raise ConfigError(
             "teacher.api_key: a key does not belong in a file or on a command line.\n"
@@ -308,7 +355,7 @@ def _fill_api_key(values: dict[str, Any]) -> None:
         raise ConfigError(
             f"teacher.api_key: the environment variable {match[1]} is not set.\nRun: export {match[1]}=..."
         )
-    values["teacher"] = {**teacher, "api_key": os.environ[match[1]]}
+    return os.environ[match[1]]
 
 
 def nearest(name: str, known: Any) -> str:

@@ -54,15 +54,32 @@ def generate(
     authors' code). A sample that fails for good comes back as a generation of finish reason "error" and
     is asked again by the next run. Raises what the backend raises, with all that was answered stored.
     """
-    job = Job(
-        method,
-        n,
-        Pool(backend.identity, first_params(method, max_tokens, temperature, top_p, stop, seed)),
-        Pool(backend.identity, second_params(method, stop)),
-        until,
-    )
-    _Asking(job, questions, store, progress or (lambda done, total: None)).run(backend)
+    job = make_job(backend, method, n, temperature, top_p, max_tokens, stop, seed, until)
+    ask(job, questions, backend, store, progress)
     return read(job, questions, store)
+
+
+def make_job(
+    backend: Backend,
+    method: Method,
+    n: int = 1,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    max_tokens: int | None = None,
+    stop: tuple[str, ...] = (),
+    seed: int = 0,
+    until: Until | None = None,
+) -> Job:
+    """How a backend's model is asked, as `generate` has it."""
+    first = Pool(backend.identity, first_params(method, max_tokens, temperature, top_p, stop, seed))
+    return Job(method, n, first, Pool(backend.identity, second_params(method, stop)), until)
+
+
+def ask(
+    job: Job, questions: Sequence[Question], backend: Backend, store: Store, progress: Progress | None = None
+) -> None:
+    """Ask for what is missing of a job; all of it is in the store when this returns."""
+    _Asking(job, questions, store, progress or (lambda done, total: None)).run(backend)
 
 
 def first_params(
