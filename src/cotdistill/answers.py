@@ -42,9 +42,7 @@ class AnswerType:
     unfinished: str = ""
 
 
-def _typed(
-    read: reading.Read, equal: Callable[[str, str], bool], bare: reading.Read = bare_answers.none
-) -> AnswerType:
+def _typed(read: reading.Read, equal: Callable[[str, str], bool], bare: reading.Read = bare_answers.none) -> AnswerType:
     return AnswerType(
         partial(_candidates, bare, read, equal), equal, partial(reading.find, read), unfinished=reading.UNFINISHED
     )
@@ -97,9 +95,7 @@ def _paper(candidates: Callable[[str, Sequence[str]], list[str]], equal: Callabl
     return AnswerType(candidates, equal, partial(_last, candidates), first_cue=True)
 
 
-def _last(
-    candidates: Callable[[str, Sequence[str]], list[str]], text: str, choices: Sequence[str] = ()
-) -> str | None:
+def _last(candidates: Callable[[str, Sequence[str]], list[str]], text: str, choices: Sequence[str] = ()) -> str | None:
     return next(reversed(candidates(text, choices)), None)
 
 

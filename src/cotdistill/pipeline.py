@@ -16,7 +16,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -30,13 +30,13 @@ from cotdistill import answers, progress
 from cotdistill.answers import AnswerType
 from cotdistill.backends import Backend, open_backend
 from cotdistill.config import Config
-from cotdistill.curate import Curated, answer_pairs, curate
+from cotdistill.curate import Curated, answer_pairs, curate, without_leaked
 from cotdistill.errors import ConfigError
 from cotdistill.evaluate import evaluate, score, verdict
 from cotdistill.generate import generate
 from cotdistill.methods import HUMAN, METHODS, Method, methods, teacher_method
 from cotdistill.models import drop_weights, free_memory, is_seq2seq, model_identity
-from cotdistill.records import Generation, Pair, Question, Result, Score, to_json, write_atomic, write_jsonl
+from cotdistill.records import Generation, Question, Result, Score, to_json, write_atomic, write_jsonl
 from cotdistill.store import Store, canonical
 from cotdistill.tasks import Task, exemplars_of, load_task, without_exemplars
 from cotdistill.train import train, trained_facts
@@ -184,14 +184,15 @@ def keep_right(this: Run) -> Curated:
     """The generations that are right, as pairs, and the ledger of all."""
     form = methods(this.config.student.format, is_seq2seq(this.config.student.model))
     curated = curate(
-        this.generations,
+        this.folder / "generations.jsonl",
         this.task.train,
         this.teacher_method,
         form["fine_tune_cot"],
         this.answer_type,
         this.config.curate,
+        pairs=this.folder / "pairs.jsonl",
+        test=this.task.test,
     )
-    write_jsonl(this.folder / "pairs.jsonl", curated.pairs)
     write_json(this.folder / "ledger.json", curated.ledger)
     kept, asked = curated.ledger["kept"], curated.ledger["asked"]
     progress.say(f"curate: kept {kept} of {asked} rationales")
@@ -206,9 +207,10 @@ def students(this: Run) -> list[tuple[Method, int]]:
 
 def teach(this: Run, method: Method, seed: int) -> Path:
     """The student of `method` and `seed`, trained unless it is there."""
-    pairs: Sequence[Pair] = answer_pairs(this.task.train, method)
     if method.learns_rationale:
         pairs = this.curated.pairs if this.curated else []
+    else:
+        pairs = answer_pairs(without_leaked(this.task.train, this.task.test, this.config.curate), method)
     folder = this.folder / "student" / label(method, seed)
     with progress.stage(f"train {label(method, seed)}", "steps") as advance:
         return train(pairs, this.config.student, folder, seed, advance)
@@ -292,13 +294,6 @@ def write_page(this: Run) -> None:
     manifest = make_manifest(this)
     write_json(this.folder / "manifest.json", manifest)
     curated = this.curated
-    by_id = {question.id: question for question in this.task.train}
-    kept = {(p.question_id, p.index) for p in curated.pairs} if curated else set()
-    dropped = [
-        (by_id[g.question_id], g, s)
-        for g, s in zip(this.generations, curated.scores if curated else [], strict=True)
-        if (g.question_id, g.index) not in kept
-    ]
     page = Page(
         name=this.config.name,
         task=this.task.name,
@@ -313,7 +308,7 @@ def write_page(this: Run) -> None:
         predictions=this.predictions,
         manifest=manifest,
         pairs=curated.pairs[:5] if curated else [],
-        dropped=dropped[:5],
+        dropped=curated.dropped if curated else [],
         warnings=[*this.task.notes, *(f"{r.method}: {w}" for r in this.results for w in r.warnings)],
         dev_losses={name: trained_facts(folder)["dev_losses"] for name, folder in this.students.items()},
     )

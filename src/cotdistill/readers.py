@@ -27,6 +27,7 @@ NEGATED = re.compile(
     re.IGNORECASE,
 )
 HEDGED = re.compile(r"\b(?:don't know|not sure|unsure|maybe|perhaps|possibly|might|could be)\b", re.IGNORECASE)
+MARK = re.compile(r"[\\*`${\u2212\u2018\u2019\u201c\u201d]")  # one of these is in whatever `plain` changes
 DENIED = re.compile(r"\s(?:\w+\s)?(?:not|never|cannot|\w+n't)\b", re.IGNORECASE)
 
 
@@ -37,6 +38,8 @@ def doubtful(sentence: str) -> bool:
 
 def plain(text: str) -> str:
     """`text` without the marks of LaTeX and Markdown that change no answer."""
+    if MARK.search(text) is None:
+        return text
     text = text.replace("\u2212", "-").replace("{,}", ",").replace("\\,", "").replace("`", "")
     text = re.sub(r"\${2,}", " ", text)
     text = re.sub(r"[\u201c\u201d]", '"', re.sub(r"[\u2018\u2019]", "'", text))

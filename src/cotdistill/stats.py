@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+
 def wilson(right: int, n: int) -> tuple[float, float]:
     """The 95% Wilson interval of `right` out of `n`, as fractions; (0, 1) where n is 0.
 
