@@ -43,7 +43,12 @@ def main() -> None:
         "runs": str(runs),
         **sections,
         "task.rule": "paper",
-        "curate": {"truncated": "keep", "dedup": False},  # the paper filters by the answer alone
+        "curate": {
+            "truncated": "keep",
+            "loops": "keep",
+            "leaked": "keep",
+            "dedup": False,
+        },  # the paper filters by the answer alone
         "student": {"steps": 65, "batch_size": 8, "learning_rate": 2e-4},
         "evaluate.methods": ["fine_tune", "fine_tune_cot"],
         **parse_overrides(arguments.overrides),

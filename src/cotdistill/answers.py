@@ -12,12 +12,13 @@ letter (https://github.com/itsnamgyu/reasoning-teacher, src/evaluation/evaluator
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from cotdistill import math_answers, readers, reading
+from cotdistill import bare_answers, math_answers, readers, reading
 from cotdistill.readers import folded_equal, number_equal
 
 MOST_TEXT = 20_000  # characters: more is no answer to a question
@@ -41,21 +42,32 @@ class AnswerType:
     unfinished: str = ""
 
 
-def _typed(read: reading.Read, equal: Callable[[str, str], bool]) -> AnswerType:
+def _typed(read: reading.Read, equal: Callable[[str, str], bool], bare: reading.Read = bare_answers.none) -> AnswerType:
     return AnswerType(
-        partial(reading.candidates, read, equal), equal, partial(reading.find, read), unfinished=reading.UNFINISHED
+        partial(_candidates, bare, read, equal), equal, partial(reading.find, read), unfinished=reading.UNFINISHED
     )
 
 
-_NUMBER = _typed(readers.read_number, number_equal)
+def _candidates(
+    bare: reading.Read,
+    read: reading.Read,
+    equal: Callable[[str, str], bool],
+    text: str,
+    choices: Sequence[str] = (),
+) -> list[str]:
+    answer = bare(text, choices)
+    return reading.candidates(read, equal, text, choices) if answer is None else [answer]
+
+
+_NUMBER = _typed(readers.read_number, number_equal, bare_answers.number)
 
 TYPED: dict[str, AnswerType] = {
     "number": _NUMBER,
     "integer": _NUMBER,  # 39.0 is 39
-    "choice": _typed(readers.read_choice, folded_equal),
-    "yes_no": _typed(readers.read_yes_no, folded_equal),
-    "text": _typed(readers.read_text, readers.text_equal),
-    "date": _typed(readers.read_date, readers.date_equal),
+    "choice": _typed(readers.read_choice, folded_equal, bare_answers.choice),
+    "yes_no": _typed(readers.read_yes_no, folded_equal, bare_answers.yes_no),
+    "text": _typed(readers.read_text, readers.text_equal, bare_answers.text),
+    "date": _typed(readers.read_date, readers.date_equal, bare_answers.date),
     "math": _typed(math_answers.read_math, math_answers.math_equal),
 }
 
@@ -80,10 +92,11 @@ def paper_text(text: str, choices: Sequence[str] = ()) -> list[str]:
 
 
 def _paper(candidates: Callable[[str, Sequence[str]], list[str]], equal: Callable[[str, str], bool]) -> AnswerType:
-    def last(text: str, choices: Sequence[str] = ()) -> str | None:
-        return next(reversed(candidates(text, choices)), None)
+    return AnswerType(candidates, equal, partial(_last, candidates), first_cue=True)
 
-    return AnswerType(candidates, equal, last, first_cue=True)
+
+def _last(candidates: Callable[[str, Sequence[str]], list[str]], text: str, choices: Sequence[str] = ()) -> str | None:
+    return next(reversed(candidates(text, choices)), None)
 
 
 def float_equal(a: str, b: str) -> bool:
@@ -93,13 +106,21 @@ def float_equal(a: str, b: str) -> bool:
         return False
 
 
-_PAPER_TEXT = _paper(paper_text, lambda a, b: a == b)
+def without_commas_equal(a: str, b: str) -> bool:
+    return a == b.replace(",", "")
+
+
+def lower_equal(a: str, b: str) -> bool:
+    return a == b.lower()
+
+
+_PAPER_TEXT = _paper(paper_text, operator.eq)
 
 PAPER: dict[str, AnswerType] = {
     "number": _paper(paper_number, float_equal),
-    "integer": _paper(paper_number, lambda a, b: a == b.replace(",", "")),
-    "choice": _paper(paper_choice, lambda a, b: a == b),
-    "yes_no": _paper(paper_yes_no, lambda a, b: a == b.lower()),
+    "integer": _paper(paper_number, without_commas_equal),
+    "choice": _paper(paper_choice, operator.eq),
+    "yes_no": _paper(paper_yes_no, lower_equal),
     "text": _PAPER_TEXT,
     "date": _PAPER_TEXT,  # the authors have neither dates nor formulas
     "math": _PAPER_TEXT,

@@ -75,6 +75,12 @@ class Budget:
         self._on_disk = self.spent  # no more than this may have been spent, by the file
         self._saved_at = time.monotonic()
 
+    def __str__(self) -> str:
+        text = f"{self.spent.requests:,.0f} requests and {self.spent.tokens:,.0f} tokens"
+        money = f", {self.spent.usd:,.4f} USD" if self.spent.usd else ""
+        lost = f" ({self.lost.requests:,.0f} requests in flight when it was killed are counted at their most)"
+        return text + money + (lost if self.lost.requests else "")
+
     def reserve(self, amount: Amount) -> bool:
         """Hold the most that a request may cost; False while only requests in flight are in its way.
 

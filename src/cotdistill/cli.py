@@ -17,6 +17,7 @@ from cotdistill.errors import ConfigError, CotdistillError, DataError
 if TYPE_CHECKING:
     from cotdistill.config import Config
     from cotdistill.pipeline import Run, Stage
+    from cotdistill.plan import Plan
 
 INTERRUPTED = 130
 
@@ -59,8 +60,18 @@ def run_command(arguments: ConfigArgs = None, as_json: AsJson = False) -> None:
 
 
 @app.command("generate")
-def generate_command(arguments: ConfigArgs = None) -> None:
+def generate_command(
+    arguments: ConfigArgs = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it will ask and cost; ask nothing.")] = False,
+    pilot: Annotated[int, typer.Option(help="Ask so many questions first, to say it from them; they are kept.")] = 0,
+    as_json: AsJson = False,
+) -> None:
     """Ask the teacher; every completion is stored before it counts."""
+    if dry_run or pilot:
+        from cotdistill.pipeline import plan_teachers
+
+        show_plans(plan_teachers(read_config(arguments), pilot), as_json)
+        return
     this = do(arguments, "generate")
     typer.echo(this.folder / "generations.jsonl")
 
@@ -264,6 +275,17 @@ def do(arguments: list[str] | None, until: Stage) -> Run:
     from cotdistill.pipeline import run
 
     return run(config, until)
+
+
+def show_plans(plans: list[Plan], as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from cotdistill.plan import describe
+
+    if as_json:
+        typer.echo(json.dumps([asdict(plan) for plan in plans], indent=1))
+    else:
+        typer.echo("\n".join(line for plan in plans for line in describe(plan)))
 
 
 def show_results(this: Run, as_json: bool) -> None:

@@ -129,10 +129,26 @@ class CurateConfig(Section):
 
     keep: Literal["correct", "all"] = Field("correct", description="all: no answer filter, for ablations")
     truncated: Literal["drop", "keep"] = Field("drop", description="rationales cut at teacher.max_tokens")
-    dedup: bool = Field(True, description="drop a rationale that repeats another of its question")
+    loops: Literal["drop", "keep"] = Field("drop", description="rationales that say one thing over and over")
+    leaked: Literal["drop", "keep"] = Field(
+        "drop", description="training questions that are test questions too, but for case and white space"
+    )
+    dedup: Literal["off", "exact", "equations"] = Field(
+        "exact",
+        description="drop a rationale that repeats another of its question. exact: in its words, or true; "
+        "equations: in what it computes; off, or false",
+    )
     per_question: int = Field(0, ge=0, description="keep at most so many a question; 0: no limit")
+    prefer: Literal["first", "short"] = Field(
+        "first", description="which of a question's are kept by dedup and per_question: by sample, or the shortest"
+    )
     total: int = Field(0, ge=0, description="keep so many in all, drawn at random by the paper's rule; 0: no limit")
     only: Path | None = Field(None, description="a file of question ids, one a line: keep rationales of these alone")
+
+    @field_validator("dedup", mode="before")
+    @classmethod
+    def _yes_or_no(cls, dedup: object) -> object:
+        return ("off", "exact")[dedup] if isinstance(dedup, bool) else dedup  # YAML reads off as false
 
 
 class LoraConfig(Section):
@@ -219,7 +235,9 @@ class Config(Section):
     def _teachers_have_names_of_their_own(self) -> Config:
         names = [teacher.name or teacher.model for teacher in self.teachers]
         if len(set(names)) < len(names):
-            raise ValueError("teachers: two have the same name; set teachers.N.name")
+            raise ValueError("teachers: two have the same name; give each a name of its own")
+        if len({(teacher.style, teacher.answer_cue) for teacher in self.teachers}) > 1:
+            raise ValueError("teachers: style and answer_cue must be the same for all: their answers are read alike")
         return self
 
     @property

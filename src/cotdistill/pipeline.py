@@ -15,8 +15,9 @@ import hashlib
 import json
 import os
 import platform
+import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -28,18 +29,21 @@ from filelock import FileLock, Timeout
 
 from cotdistill import answers, progress
 from cotdistill.answers import AnswerType
-from cotdistill.backends import Backend, open_backend
+from cotdistill.backends import Backend
+from cotdistill.budget import Budget
 from cotdistill.completions import canonical
 from cotdistill.config import Config
-from cotdistill.curate import Curated, answer_pairs, curate
-from cotdistill.errors import ConfigError
-from cotdistill.evaluate import evaluate, score, verdict
+from cotdistill.curate import Curated, answer_pairs, curate, without_leaked
+from cotdistill.errors import BudgetReached, ConfigError
+from cotdistill.evaluate import evaluate, score, split_answer, verdict
 from cotdistill.generate import generate
 from cotdistill.methods import HUMAN, METHODS, Method, methods, teacher_method
 from cotdistill.models import drop_weights, free_memory, is_seq2seq, model_identity
-from cotdistill.records import Generation, Pair, Question, Result, Score, to_json, write_atomic, write_jsonl
+from cotdistill.plan import Plan, make_plan
+from cotdistill.records import Generation, Question, Result, Score, to_json, write_atomic, write_jsonl
 from cotdistill.store import Store
-from cotdistill.tasks import Task, exemplars_of, load_task, without_exemplars
+from cotdistill.tasks import Task, exemplars_of, fold, load_task, without_exemplars
+from cotdistill.teachers import Teacher, ask_teachers, limit_of, open_teachers, read_teachers
 from cotdistill.train import train, trained_facts
 
 Stage = Literal["generate", "curate", "train", "evaluate", "report"]
@@ -54,7 +58,6 @@ class Run:
     config: Config
     task: Task
     store: Store
-    generations: list[Generation] = field(default_factory=list)
     curated: Curated | None = None
     students: dict[str, Path] = field(default_factory=dict)
     predictions: dict[str, tuple[list[Generation], list[Score]]] = field(default_factory=dict)
@@ -69,8 +72,12 @@ class Run:
         return answers.answer_type(self.config.task.rule, self.task.answer_type, self.task.options)
 
     @cached_property
-    def teacher(self) -> Backend:
-        return open_backend(self.config.teacher, self.config.limits)
+    def budget(self) -> Budget:
+        return Budget(limit_of(self.config.limits), self.folder / "spent.json")
+
+    @cached_property
+    def teachers(self) -> list[Teacher]:
+        return open_teachers(self.config, self.teacher_method, self.budget)
 
     @cached_property
     def exemplars(self) -> tuple[Question, ...]:
@@ -78,7 +85,7 @@ class Run:
 
     @cached_property
     def teacher_method(self) -> Method:
-        teacher = self.config.teacher
+        teacher = self.config.all_teachers[0]
         exemplars = self.exemplars if teacher.style == "few_shot_cot" else ()
         return teacher_method(teacher.style, teacher.answer_cue, self.task.answer_type, self.task.options, exemplars)
 
@@ -105,17 +112,25 @@ class Run:
         return any(METHODS[name].learns_rationale for name in self.config.evaluate.methods)
 
     @property
-    def teacher_identity(self) -> dict[str, str] | None:
+    def teacher_identities(self) -> list[dict[str, str]]:
         if not self.needs_teacher:
+            return []
+        if self.teacher_method is HUMAN:
+            return [{"model": "human"}]
+        return [{"name": teacher.name, **teacher.backend.identity} for teacher in self.teachers]
+
+    def right(self, question: Question, generation: Generation) -> str | None:
+        """The rationale of a generation whose answer is right, by which it is told from others."""
+        if not score(generation, question, self.teacher_method, self.answer_type).correct:
             return None
-        return {"model": "human"} if self.teacher_method is HUMAN else dict(self.teacher.identity)
+        return fold(split_answer(generation, self.teacher_method, self.answer_type)[0])
 
 
 def run(config: Config, until: Stage = "report") -> Run:
     """Do the stages up to and with `until`; raises what they raise, with all that was bought stored."""
     with open_run(config) as this:
         if this.needs_teacher or until in ("generate", "curate"):
-            this.generations = ask_teacher(this)
+            generate_rationales(this)
             if until != "generate":
                 this.curated = keep_right(this)
         if STAGES.index(until) >= STAGES.index("train"):
@@ -150,30 +165,51 @@ def open_run(config: Config) -> Iterator[Run]:
         lock.release()
 
 
-def ask_teacher(this: Run) -> list[Generation]:
-    """The teacher's D generations for each training question."""
+def generate_rationales(this: Run) -> None:
+    """The teachers' generations for the training questions, in generations.jsonl.
+
+    Raises `BudgetReached` where a limit says so, with that file of what was answered.
+    """
+    questions, path = this.task.train, this.folder / "generations.jsonl"
     if this.teacher_method is HUMAN:
-        generations = [human_rationale(question) for question in this.task.train]
-    else:
-        teacher = this.config.teacher
-        with progress.stage("generate", "completions") as advance:
-            generations = list(
-                generate(
-                    this.task.train,
-                    this.teacher,
-                    this.teacher_method,
-                    this.store,
-                    n=teacher.samples,
-                    temperature=teacher.temperature,
-                    top_p=teacher.top_p,
-                    max_tokens=teacher.max_tokens,
-                    stop=teacher.stop,
-                    seed=teacher.seed,
-                    progress=advance,
-                )
+        write_jsonl(path, map(human_rationale, questions))
+        return
+    reached = None
+    before = this.budget.spent
+    try:
+        ask_teachers(this.teachers, questions, this.store, this.right)
+    except BudgetReached as error:
+        reached = error
+    if this.budget.spent != before:
+        progress.say(f"generate: this run has spent {this.budget}")
+    write_jsonl(path, read_teachers(this.teachers, questions, this.store, this.right, partial=reached is not None))
+    if reached is None:
+        return
+    if this.config.limits.reached == "stop":
+        raise reached
+    progress.say(f"warning: {str(reached).splitlines()[0]} The run goes on with what is there.")
+
+
+def plan_teachers(config: Config, pilot: int = 0) -> list[Plan]:
+    """What generating will ask and cost, for each teacher; `pilot` questions are asked first, to measure it."""
+    with open_run(config) as this:
+        if this.teacher_method is HUMAN:
+            raise ConfigError("teacher.style: human asks nobody, so there is nothing to plan.")
+        questions = this.task.train
+        some = random.Random(0).sample(questions, min(pilot, len(questions)))
+        if some:
+            ask_teachers(this.teachers, some, this.store, this.right)
+        return [
+            make_plan(
+                teacher.name,
+                teacher.job(this.right),
+                questions,
+                this.store,
+                teacher.price,
+                lambda question, generation: this.right(question, generation) is not None,
             )
-    write_jsonl(this.folder / "generations.jsonl", generations)
-    return generations
+            for teacher in this.teachers
+        ]
 
 
 def human_rationale(question: Question) -> Generation:
@@ -187,14 +223,17 @@ def keep_right(this: Run) -> Curated:
     """The generations that are right, as pairs, and the ledger of all."""
     form = methods(this.config.student.format, is_seq2seq(this.config.student.model))
     curated = curate(
-        this.generations,
+        this.folder / "generations.jsonl",
         this.task.train,
         this.teacher_method,
         form["fine_tune_cot"],
         this.answer_type,
         this.config.curate,
+        pairs=this.folder / "pairs.jsonl",
+        test=this.task.test,
     )
-    write_jsonl(this.folder / "pairs.jsonl", curated.pairs)
+    if this.teacher_method is not HUMAN:
+        curated.ledger["served"] = {t.name: this.store.served(t.backend.identity) for t in this.teachers}
     write_json(this.folder / "ledger.json", curated.ledger)
     kept, asked = curated.ledger["kept"], curated.ledger["asked"]
     progress.say(f"curate: kept {kept} of {asked} rationales")
@@ -209,9 +248,10 @@ def students(this: Run) -> list[tuple[Method, int]]:
 
 def teach(this: Run, method: Method, seed: int) -> Path:
     """The student of `method` and `seed`, trained unless it is there."""
-    pairs: Sequence[Pair] = answer_pairs(this.task.train, method)
     if method.learns_rationale:
         pairs = this.curated.pairs if this.curated else []
+    else:
+        pairs = answer_pairs(without_leaked(this.task.train, this.task.test, this.config.curate), method)
     folder = this.folder / "student" / label(method, seed)
     with progress.stage(f"train {label(method, seed)}", "steps") as advance:
         return train(pairs, this.config.student, folder, seed, advance)
@@ -295,13 +335,6 @@ def write_page(this: Run) -> None:
     manifest = make_manifest(this)
     write_json(this.folder / "manifest.json", manifest)
     curated = this.curated
-    by_id = {question.id: question for question in this.task.train}
-    kept = {(p.question_id, p.index) for p in curated.pairs} if curated else set()
-    dropped = [
-        (by_id[g.question_id], g, s)
-        for g, s in zip(this.generations, curated.scores if curated else [], strict=True)
-        if (g.question_id, g.index) not in kept
-    ]
     page = Page(
         name=this.config.name,
         task=this.task.name,
@@ -316,7 +349,7 @@ def write_page(this: Run) -> None:
         predictions=this.predictions,
         manifest=manifest,
         pairs=curated.pairs[:5] if curated else [],
-        dropped=dropped[:5],
+        dropped=curated.dropped if curated else [],
         warnings=[*this.task.notes, *(f"{r.method}: {w}" for r in this.results for w in r.warnings)],
         dev_losses={name: trained_facts(folder)["dev_losses"] for name, folder in this.students.items()},
     )
@@ -328,7 +361,7 @@ def make_manifest(this: Run) -> dict[str, Any]:
     questions = canonical([[asdict(q) for q in this.task.train], [asdict(q) for q in this.task.test]])
     return {
         "task": {"name": this.task.name, "sha256": hashlib.sha256(questions.encode()).hexdigest()},
-        "teacher": this.teacher_identity,
+        "teachers": this.teacher_identities,
         "student": model_identity(this.config.student.model),
         "trained": {
             name: {k: v for k, v in trained_facts(folder).items() if k != "dev_losses"}

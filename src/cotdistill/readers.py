@@ -14,6 +14,7 @@ import re
 from collections.abc import Sequence
 from datetime import date
 from fractions import Fraction
+from functools import lru_cache
 from itertools import pairwise
 
 from cotdistill.reading import UNFINISHED
@@ -26,6 +27,7 @@ NEGATED = re.compile(
     re.IGNORECASE,
 )
 HEDGED = re.compile(r"\b(?:don't know|not sure|unsure|maybe|perhaps|possibly|might|could be)\b", re.IGNORECASE)
+MARK = re.compile(r"[\\*`${\u2212\u2018\u2019\u201c\u201d]")  # one of these is in whatever `plain` changes
 DENIED = re.compile(r"\s(?:\w+\s)?(?:not|never|cannot|\w+n't)\b", re.IGNORECASE)
 
 
@@ -36,6 +38,8 @@ def doubtful(sentence: str) -> bool:
 
 def plain(text: str) -> str:
     """`text` without the marks of LaTeX and Markdown that change no answer."""
+    if MARK.search(text) is None:
+        return text
     text = text.replace("\u2212", "-").replace("{,}", ",").replace("\\,", "").replace("`", "")
     text = re.sub(r"\${2,}", " ", text)
     text = re.sub(r"[\u201c\u201d]", '"', re.sub(r"[\u2018\u2019]", "'", text))
@@ -80,6 +84,7 @@ LIMITED = re.compile(
     re.IGNORECASE,
 )
 NUMBER = re.compile(r"([-+]?)(?:([0-9]{1,50}) )?([0-9.]{1,101}(?:/[0-9]{1,50})?)")
+WHOLE = re.compile(r"-?[0-9]{1,50}")
 TO_DO = re.compile(r"\b(?:add|subtract|multiply|divide)\b", re.IGNORECASE)
 OPERATOR = re.compile(r"(?:^|\s)[-+*/\u00d7\u00f7^x\u2013](?=\s|$)")
 # What may stand between two spellings of one number: "x = 8, so 8 apples"; not "5 feet 5 inches".
@@ -152,6 +157,8 @@ def _sole_number(text: str) -> str | None:
 
 def number_equal(a: str, b: str) -> bool:
     """Equal within 1e-6, whatever the spelling: 8, 8.0, 1,000 and 1000, 2 1/2 and 2.5."""
+    if WHOLE.fullmatch(a) and WHOLE.fullmatch(b):  # most are, and need no fractions
+        return int(a) == int(b)
     try:
         return abs(_value(a) - _value(b)) <= TOLERANCE
     except (ValueError, ZeroDivisionError):
@@ -303,7 +310,12 @@ def read_text(sentence: str, choices: Sequence[str] = ()) -> str | None:
 
 def date_equal(a: str, b: str) -> bool:
     """The same day, however it is written."""
-    return read_date(a[:LONGEST]) == read_date(b[:LONGEST]) is not None
+    return _day(a[:LONGEST]) == _day(b[:LONGEST]) is not None
+
+
+@lru_cache(maxsize=1000)  # a known answer is compared with those of D samples
+def _day(text: str) -> str | None:
+    return read_date(text)
 
 
 def folded_equal(a: str, b: str) -> bool:

@@ -12,7 +12,7 @@ refused: whatever leaves a doubt is `None`. Each pattern meets at most MOST char
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 MOST = 3000  # characters that are read: the first of an answer step, the last of a whole text
 UNFINISHED = "\u2026"  # stands where a text was cut; what touches it may not be all there
@@ -70,6 +70,7 @@ def candidates(read: Read, equal: Callable[[str, str], bool], text: str, choices
     if not sentences:
         return []
     first, rest = sentences[0], "\n".join(sentences[1:])
+    read = _once(read)  # what is first is often last too
     answer = None
     if not (A_LIST.match(text) or RETRACTED.search(rest) or _supposed(first)):
         answer = read(_stated(first) or first, choices)
@@ -109,6 +110,18 @@ def is_step(text: str) -> bool:
     return len(sentences) < 2 or len(sentences[0].split()) == 1
 
 
+def _once(read: Read) -> Read:
+    """`read`, which looks at no sentence twice; for one question's choices."""
+    known: dict[str, str | None] = {}
+
+    def look(sentence: str, choices: Sequence[str]) -> str | None:
+        if sentence not in known:
+            known[sentence] = read(sentence, choices)
+        return known[sentence]
+
+    return look
+
+
 def _spoken(text: str) -> str:
     return text.rpartition("</think>")[2]
 
@@ -125,7 +138,7 @@ def _sentences(text: str) -> list[str]:
 def _stated(text: str) -> str | None:
     """The sentence after the last "the answer is", or what is in the last \\boxed{}; `None` without either."""
     at, stated = -1, None
-    for match in STATED.finditer(text):
+    for match in _statements(text):
         supposed = SUPPOSED.search(text[max(0, match.start() - 60) : match.start()])
         if not supposed and not OF_ITSELF.match(text, match.end()):
             at = match.end()
@@ -143,4 +156,11 @@ def _stated(text: str) -> str | None:
 
 
 def _supposed(sentence: str) -> bool:
-    return any(SUPPOSED.search(sentence[: match.start()]) for match in STATED.finditer(sentence))
+    return any(SUPPOSED.search(sentence[: match.start()]) for match in _statements(sentence))
+
+
+def _statements(text: str) -> Iterable[re.Match[str]]:
+    # Most texts have none, and a search for plain words is quick; beyond ASCII some letters have cases of their own.
+    if text.isascii() and not any(word in text.lower() for word in ("answer", "option", "choice", "####")):
+        return ()
+    return STATED.finditer(text)

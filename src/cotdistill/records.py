@@ -12,9 +12,12 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
+
+import orjson
 
 from cotdistill.errors import DataError
 
@@ -44,6 +47,7 @@ class Generation:
     `text` is the raw completion of the method's first prompt, `answer_text` that of its second and
     `None` where the method has one prompt only. Neither is ever edited. `finish_reason` is that of
     `text`; an `error` has the reason in `error` and no text. Token counts are over both prompts.
+    `teacher` says which of several wrote it.
     """
 
     question_id: str
@@ -54,6 +58,7 @@ class Generation:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     error: str = ""
+    teacher: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,7 @@ class Score:
     predicted: str | None
     category: Category
     lenient: bool
+    teacher: str = ""
 
     @property
     def correct(self) -> bool:
@@ -83,14 +89,21 @@ class Pair:
     index: int
     prompt: str
     completion: str
+    teacher: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As a dict that TRL, OpenAI fine-tuning and `load_dataset("json")` read as it is."""
-        messages = [
-            {"role": "user", "content": self.prompt},
-            {"role": "assistant", "content": self.completion},
-        ]
-        return {**asdict(self), "messages": messages}
+        return {
+            "question_id": self.question_id,
+            "index": self.index,
+            "prompt": self.prompt,
+            "completion": self.completion,
+            "teacher": self.teacher,
+            "messages": [
+                {"role": "user", "content": self.prompt},
+                {"role": "assistant", "content": self.completion},
+            ],
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +137,14 @@ def to_json(record: Any) -> dict[str, Any]:
     return record.to_json() if isinstance(record, Pair) else asdict(record)
 
 
-def write_atomic(path: Path, data: str | bytes) -> None:
-    """Write `data` beside `path` and move it in when whole, so a cut write leaves the old file."""
+@contextmanager
+def atomic(path: Path) -> Iterator[BinaryIO]:
+    """A file to write beside `path`, moved in when the block is done, so a cut write leaves the old file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(name).chmod(0o644)
@@ -140,9 +154,33 @@ def write_atomic(path: Path, data: str | bytes) -> None:
         raise
 
 
+def write_atomic(path: Path, data: str | bytes) -> None:
+    """Write `data` beside `path` and move it in when whole."""
+    with atomic(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+def to_line(record: Any) -> bytes:
+    """A record as one line of JSON."""
+    try:
+        value = record.to_json() if isinstance(record, Pair) else record
+        return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
+    except orjson.JSONEncodeError:  # half a surrogate pair, which UTF-8 cannot hold
+        return json.dumps(to_json(record)).encode() + b"\n"
+
+
+def from_line(line: bytes) -> Any:
+    """What a line of JSON says. Raises `ValueError` or `RecursionError` where it is none."""
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:  # it refuses a mark at the head of a file, and half a surrogate pair
+        return json.loads(line.decode("utf-8-sig"))
+
+
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:
     """Write one record a line, atomically."""
-    write_atomic(path, "".join(json.dumps(to_json(r)) + "\n" for r in records))
+    with atomic(path) as file:
+        file.writelines(map(to_line, records))
 
 
 def iter_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -1,8 +1,8 @@
 """A run's teachers, one or several: each asked its own job, their generations told apart by name.
 
-    teachers = open_teachers(config, method, budget)
-    ask_teachers(teachers, questions, store, right)
-    for generation in read_teachers(teachers, questions, store, right): ...
+teachers = open_teachers(config, method, budget)
+ask_teachers(teachers, questions, store, right)
+for generation in read_teachers(teachers, questions, store, right): ...
 """
 
 from __future__ import annotations
@@ -93,4 +93,3 @@ def _named(
 ) -> Iterator[Generation]:
     for generation in read(teacher.job(right), questions, store, partial):
         yield replace(generation, teacher=teacher.name)
-

@@ -1,0 +1,126 @@
+"""Generations in chunks of some hundreds or thousands, each question's together in one.
+
+A chunk of a file is its place in it, so that whoever works on it reads it; nothing else is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+
+from cotdistill.errors import DataError
+from cotdistill.records import Generation, from_line
+
+BYTES = 1 << 20  # of a file
+ROWS = 2000
+NAMES = frozenset(f.name for f in fields(Generation))
+
+
+@dataclass(frozen=True)
+class Span:
+    """Whole lines of a file, from the byte `start` up to `end`."""
+
+    path: Path
+    start: int
+    end: int
+
+
+Chunk = Span | list[Generation]
+
+
+def generations_of(chunk: Chunk) -> Iterable[Generation]:
+    """The generations of a chunk; those of a file are read one by one. Raises `DataError` that names file and line."""
+    return _lines(chunk) if isinstance(chunk, Span) else chunk
+
+
+def batches(generations: Iterable[Generation]) -> Iterator[list[Generation]]:
+    """Chunks of ROWS generations, and those that the last question has more."""
+    batch: list[Generation] = []
+    for _, group in groupby(generations, key=attrgetter("question_id")):
+        batch += group
+        if len(batch) >= ROWS:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def spans(path: Path) -> Iterator[Span]:
+    """Chunks of about BYTES of a file of generations, each question's in one."""
+    try:
+        size, start = path.stat().st_size, 0
+        with path.open("rb") as file:
+            while start < size:
+                file.seek(start + BYTES)
+                file.readline()
+                end = _next_question(path, file.tell(), size)
+                yield Span(path, start, end)
+                start = end
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _next_question(path: Path, position: int, size: int) -> int:
+    """Where the first question begins of which no generation stands before the line after `position`."""
+    first = None
+    with path.open("rb") as file:
+        file.seek(position)
+        for line in file:
+            if line.strip():
+                generation = _generation(path, position, line)
+                first = first or generation
+                if generation.question_id != first.question_id:
+                    return position
+            position += len(line)
+    return size
+
+
+def _lines(span: Span) -> Iterator[Generation]:
+    try:
+        with span.path.open("rb") as file:
+            file.seek(span.start)
+            text = file.read(span.end - span.start)
+    except OSError as error:
+        raise _unreadable(span.path, error) from None
+    position = span.start
+    for line in text.split(b"\n"):
+        if line.strip():
+            yield _generation(span.path, position, line)
+        position += len(line) + 1
+
+
+def _generation(path: Path, position: int, line: bytes) -> Generation:
+    try:
+        return Generation(**from_line(line))
+    except (ValueError, RecursionError, TypeError):
+        return _with_care(path, position, line)
+
+
+def _with_care(path: Path, position: int, line: bytes) -> Generation:
+    """The generation of a line that has other keys too. Raises `DataError` with the number of the line."""
+    try:
+        value = from_line(line)
+        if not isinstance(value, dict):
+            raise TypeError("not a JSON object")
+        return Generation(**{key: value[key] for key in value.keys() & NAMES})
+    except (ValueError, RecursionError, TypeError) as error:
+        raise DataError(
+            f"{path}, line {_number(path, position)}: not a Generation ({error}). Fix or remove the line."
+        ) from None
+
+
+def _number(path: Path, position: int) -> int:
+    """Of the line that begins at a byte, the first being 1."""
+    number = 1
+    with path.open("rb") as file:
+        while position > 0 and (block := file.read(min(position, BYTES))):
+            number += block.count(b"\n")
+            position -= len(block)
+    return number
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path}: cannot be read ({error.strerror}). Check the path, or where you run from.")

@@ -1,0 +1,97 @@
+"""What curation asks of a rationale besides its answer: does it loop, which equations, is its question a test question.
+
+>>> loops("So it is 5, and we are done here. " * 4)
+True
+>>> equations("First 3 + 4 = 7.0, then 7 x $1,000 = $7000.")
+('3+4=7', '7*1000=7000')
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from operator import eq
+
+from cotdistill.records import Question
+from cotdistill.tasks import fold
+
+LOOP = 120  # characters: 24 words or so, three times eight
+PIECE = LOOP // 3  # whatever loops has a piece of so many, at a place that so many divide, a second time
+MOST = 3000  # characters that are looked at, the last of a text: a loop goes on to its end
+
+_VALUE = r"[-(]{0,3}\$?[0-9][0-9,]{0,50}(?:\.[0-9]{1,50})?%?\){0,3}"
+_SIGN = r"(?:[-+*/x\u00d7\u00f7\u00b7\u2212\u2013^]|\\times|\\cdot|\\div)"
+EQUATION = re.compile(  # what is counted, such as the apples of "3 apples + 4 = 7", is no part of it
+    rf"(?<![\w.]){_VALUE}(?:\s?[A-Za-z]{{1,20}})?(?:\s?{_SIGN}\s?{_VALUE}(?:\s?[A-Za-z]{{1,20}})?){{1,20}}\s?=\s?{_VALUE}"
+)
+TOKEN = re.compile(rf"[0-9][0-9,]*(?:\.[0-9]+)?|[()=]|{_SIGN}(?![A-Za-z])")
+SIGNS = dict.fromkeys(("x", "\u00d7", "\u00b7", "\\times", "\\cdot"), "*")
+SIGNS |= dict.fromkeys(("\u00f7", "\\div"), "/") | dict.fromkeys(("\u2212", "\u2013"), "-")
+
+
+def loops(text: str) -> bool:
+    """Whether a text, its white space folded, says one thing three or more times in a row, over LOOP characters.
+
+    What differs by a name or a number is another thing: the lines of Last Letter or Coin Flip do not loop.
+    """
+    text = text[-MOST:]
+    return any(_says_again(text, shift) for shift in set(_shifts(text)))
+
+
+def _shifts(text: str) -> Iterator[int]:
+    """After how many characters a piece of the text stands a second time."""
+    most = len(text) // 3
+    for start in range(0, len(text) - 2 * PIECE + 1, PIECE):
+        piece, end = text[start : start + PIECE], start + PIECE + most
+        again = text.find(piece, start + 1, end)
+        while again >= 0:
+            yield again - start
+            again = text.find(piece, again + 1, end)
+
+
+def _says_again(text: str, shift: int) -> bool:
+    alike = bytes(map(eq, text, text[shift:]))
+    return b"\1" * (max(LOOP, 3 * shift) - shift) in alike
+
+
+def equations(text: str) -> tuple[str, ...]:
+    """The equations that a text computes, in their order: signs and numbers in one spelling, no units."""
+    return tuple("".join(map(_token, TOKEN.findall(match))) for match in EQUATION.findall(text))
+
+
+def _token(token: str) -> str:
+    if not token[0].isdigit():
+        return SIGNS.get(token, token)
+    token = token.replace(",", "")
+    return token.rstrip("0").rstrip(".") if "." in token else token
+
+
+def leaked(questions: Sequence[Question], test: Sequence[Question]) -> set[str]:
+    """The ids of questions that are test questions, but for case and white space."""
+    texts = {_folded(question) for question in test}
+    return {question.id for question in questions if _folded(question) in texts}
+
+
+def _folded(question: Question) -> str:
+    return fold(question.text).casefold()
+
+
+def overlap(questions: Sequence[Question], test: Sequence[Question], sizes: tuple[int, int] = (8, 13)) -> list[int]:
+    """How many questions share that many words in a row with a test question; sizes rise. 8 as PaLM, 13 as GPT-3.
+
+    Words are compared without case and punctuation.
+    """
+    grams = [{gram for question in test for gram in _grams(question, size)} for size in sizes]
+    shared = [0] * len(sizes)
+    for question in questions:
+        for i, size in enumerate(sizes):
+            if grams[i].isdisjoint(_grams(question, size)):
+                break  # what shares no eight words shares no thirteen
+            shared[i] += 1
+    return shared
+
+
+def _grams(question: Question, size: int) -> Iterator[int]:
+    """Hashes of each run of `size` words, for a test set of any size to fit."""
+    words = re.findall(r"\w+", question.text.lower())
+    return map(hash, zip(*(words[i:] for i in range(size)), strict=False))

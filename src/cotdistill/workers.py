@@ -1,0 +1,108 @@
+"""A function over many items in several processes, the results in order.
+
+    for part in mapped(job, chunks, processes=2): ...
+
+The processes are ours, not multiprocessing's: they import no __main__ and know no Ctrl-C, and one whose parent
+is gone, however it ended, reads the end of its pipe and ends too.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
+from itertools import cycle
+from typing import IO, Any, TypeVar
+
+from cotdistill.errors import CotdistillError, DataError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+WORKER = [sys.executable, "-P", "-c", "from cotdistill.workers import serve; serve()"]
+
+
+def cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def mapped(job: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Generator[Result]:
+    """Yield `job(item)` of each item, in order; `job`, items and results are pickled.
+
+    Raises what `job` raises, if it is an error of ours, and `DataError` where a process ended.
+    """
+    workers = [_start() for _ in range(processes)]
+    busy: deque[subprocess.Popen[bytes]] = deque()
+    try:
+        for worker in workers:
+            _send(worker, job)
+        for worker, item in zip(cycle(workers), items, strict=False):
+            if worker in busy:  # it is the one that has been busy longest: they take turns
+                result = _receive(busy.popleft())
+                _send(worker, item)
+                busy.append(worker)
+                yield result
+            else:
+                _send(worker, item)
+                busy.append(worker)
+        while busy:
+            yield _receive(busy.popleft())
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()  # reaps it and closes the pipes
+
+
+def _start() -> subprocess.Popen[bytes]:
+    # A process group of its own: Ctrl-C is for the parent alone.
+    return subprocess.Popen(WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
+
+
+def _send(worker: subprocess.Popen[bytes], value: object) -> None:
+    with suppress(BrokenPipeError):  # what ended it is told when its result is asked for
+        pickle.dump(value, _open(worker.stdin), pickle.HIGHEST_PROTOCOL)
+        _open(worker.stdin).flush()
+
+
+def _receive(worker: subprocess.Popen[bytes]) -> Any:
+    try:
+        result = pickle.load(_open(worker.stdout))  # noqa: S301 - of our own process
+    except (EOFError, pickle.UnpicklingError):
+        raise DataError(
+            f"a worker process ended before its work was done ({_end_of(worker)}).\n"
+            "If memory ran out, free some; what it said stands above. Then run again."
+        ) from None
+    if isinstance(result, CotdistillError):
+        raise result
+    return result
+
+
+def _end_of(worker: subprocess.Popen[bytes]) -> str:
+    code = worker.wait()
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _open(pipe: IO[bytes] | None) -> IO[bytes]:
+    if pipe is None:
+        raise ValueError("a worker without pipes")  # never: it is started with both
+    return pipe
+
+
+def serve() -> None:
+    """A worker: reads the job, then items, and answers each with its result or an error of ours."""
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a print is no reply
+    with suppress(EOFError, BrokenPipeError):  # the parent is done, or gone
+        job = pickle.load(sys.stdin.buffer)  # noqa: S301 - of our parent
+        while True:
+            item = pickle.load(sys.stdin.buffer)  # noqa: S301
+            try:
+                result = job(item)
+            except CotdistillError as error:
+                result = error
+            pickle.dump(result, replies, pickle.HIGHEST_PROTOCOL)
+            replies.flush()
