@@ -394,6 +394,8 @@ def _explain(error: ValidationError, path: Path | None) -> str:
     if first["type"] == "extra_forbidden":
         section: Any = Config
         for part in first["loc"][:-1]:
+            if isinstance(part, int):  # which of a list
+                continue
             annotation = section.model_fields[str(part)].annotation
             section = next(
                 (t for t in (annotation, *getattr(annotation, "__args__", ())) if hasattr(t, "model_fields")), Section
