@@ -40,7 +40,7 @@ from cotdistill.generate import generate
 from cotdistill.methods import HUMAN, METHODS, Method, methods, teacher_method
 from cotdistill.models import drop_weights, free_memory, is_seq2seq, model_identity
 from cotdistill.plan import Plan, make_plan
-from cotdistill.records import Generation, Question, Result, Score, to_json, write_atomic, write_jsonl
+from cotdistill.records import Generation, Question, Result, Score, read_jsonl, to_json, write_atomic, write_jsonl
 from cotdistill.store import Store
 from cotdistill.tasks import Task, exemplars_of, fold, load_task, without_exemplars
 from cotdistill.teachers import Teacher, ask_teachers, limit_of, open_teachers, read_teachers
@@ -66,6 +66,11 @@ class Run:
     @property
     def folder(self) -> Path:
         return self.config.folder
+
+    @property
+    def generations(self) -> list[Generation]:
+        """All rationales that the teachers wrote, read from the file."""
+        return read_jsonl(self.folder / "generations.jsonl", Generation)
 
     @cached_property
     def answer_type(self) -> AnswerType:
