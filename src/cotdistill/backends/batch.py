@@ -1,0 +1,399 @@
+"""A model behind the batch API of an OpenAI-compatible server: a day's wait for half the price.
+
+    backend = BatchBackend("gpt-4.1-mini", "https://api.openai.com/v1", folder / "batches.jsonl", key)
+    for request, sample, completion in backend.generate(requests): ...
+
+All that is asked goes into input files, a line a sample; a second prompt goes into a later file. The
+journal notes each batch before it is made, so that no run, however it ended, submits a request twice:
+the next one waits for the batch that has it. Its completions and those of `OpenAIBackend` are the same
+rows of a store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any, Literal, TypeVar
+
+import orjson
+
+from cotdistill.backends import wire
+from cotdistill.backends.batch_journal import Entry, Journal, errors_named
+from cotdistill.backends.batch_server import BatchServer, Refused
+from cotdistill.completions import Completion, Pool, Request, SamplingParams
+from cotdistill.errors import BackendError, BudgetReached, ConfigError
+from cotdistill.progress import say
+
+ENDED = {"completed", "failed", "expired", "cancelled"}
+POLL_GROWTH, POLL_CAP = 1.5, 60.0
+SAY_SECONDS = 60.0
+SUBMISSIONS = 3  # of a request, before it counts as failed
+MAX_KEPT_BYTES = 64 * 2**10  # of the reply of a failure
+# A failed batch of this code is too much for now: the account's limit of tokens that wait.
+TOO_MANY_TOKENS = "token_limit_exceeded"
+
+T = TypeVar("T")
+Answer = tuple[Request, int, Completion]
+
+
+class BatchBackend:
+    """A model behind a batch API, its batches noted in the file `journal`.
+
+    `timeout` and `retries` are those of one call, `poll_seconds` the first wait for a batch, which grows
+    to a minute; a batch has up to `max_requests` lines and `max_bytes`. `reserve` is called for each
+    sample before it is submitted, and may raise `BudgetReached`: what is submitted by then is still
+    waited for. Raises what `BatchServer` does.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str,
+        journal: Path,
+        api_key: str = "",
+        api: Literal["chat", "completions"] = "chat",
+        system: str = "",
+        timeout: float = 120,
+        retries: int = 6,
+        *,
+        poll_seconds: float = 5.0,
+        max_requests: int = 50_000,
+        max_bytes: int = 200_000_000,
+        reserve: Callable[[Request, int], None] = lambda request, sample: None,
+    ) -> None:
+        if system and api != "chat":
+            raise ConfigError("teacher.system: a plain completion has no system message.\nSet teacher.api=chat.")
+        self.model = model
+        self.system = system
+        self.chat = api == "chat"
+        self.path = "/chat/completions" if self.chat else "/completions"
+        self.endpoint = base_url.rstrip("/") + self.path
+        self.journal = journal
+        self.poll_seconds = poll_seconds
+        self.max_requests = max_requests
+        self.max_bytes = max_bytes
+        self.reserve = reserve
+        self.api_key = api_key.strip()
+        self.server = BatchServer(base_url, api_key, timeout, retries)
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        identity = {"model": self.model, "endpoint": self.endpoint}
+        return {**identity, "system": self.system} if self.system else identity
+
+    def generate(self, requests: Iterator[Request | None]) -> Generator[Answer, None, None]:
+        """Close the generator, or kill the process, to leave at once: the journal has what is to be had."""
+        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+            asking = _Asking(self, requests, Journal(self.journal), runner)
+            try:
+                yield from asking.run()
+            except KeyboardInterrupt:
+                if asking.open:
+                    say(f"{asking.names()}: the server is at work; the same command takes up the completions.")
+                raise
+            finally:
+                runner.run(self.server.close())
+
+    def line(self, custom_id: str, request: Request, sample: int) -> bytes:
+        """What asks for a sample in an input file. Raises `orjson.JSONEncodeError` for half a character."""
+        body = wire.body(self.model, self.system, self.chat, request, (sample,))
+        line = {"custom_id": custom_id, "method": "POST", "url": f"/v1{self.path}", "body": body}
+        return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+
+    def outcome(self, line: Mapping[str, Any]) -> Completion:
+        """What a line of an output or error file says. Raises `wire.Transient` where it is worth another try."""
+        response, error = line.get("response"), line.get("error")
+        if isinstance(response, dict):
+            status, reply = response.get("status_code"), orjson.dumps(response.get("body"))
+            if status == 200:
+                return wire.read(reply, self.chat, 1)[0]
+            message = f"HTTP {status}: {wire.server_message(reply)}"
+            if not isinstance(status, int) or status in wire.RETRIED or not 400 <= status < 500:
+                raise wire.Transient(message)
+        else:
+            reply = orjson.dumps(error)
+            message = wire.server_message(reply) if error else "its line has neither a response nor an error"
+            if not error or str(_of(error, "code")).startswith("batch_"):  # such as batch_expired: it was not asked
+                raise wire.Transient(message)
+        return self.failure(message, reply)
+
+    def failure(self, message: str, reply: bytes = b"") -> Completion:
+        if self.api_key:
+            reply = reply.replace(self.api_key.encode(), b"[key]")
+        return Completion("", "error", error=wire.clean(message, self.api_key), reply=reply[:MAX_KEPT_BYTES])
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """A sample that has no completion yet."""
+
+    request: Request
+    sample: int
+    reason: str = "the batch had no line for it"  # why the last batch brought none
+
+
+class _Asking:
+    """The requests of one `generate` on their way: those to submit, and the batches that have others."""
+
+    def __init__(
+        self, backend: BatchBackend, requests: Iterator[Request | None], journal: Journal, runner: asyncio.Runner
+    ) -> None:
+        self.backend, self.requests, self.journal, self.runner = backend, requests, journal, runner
+        self.server = backend.server
+        self.pool = lru_cache(maxsize=8)(lambda params: Pool(backend.identity, params))
+        self.wanted: dict[str, _Wanted] = {}  # by custom_id
+        self.pending: deque[str] = deque()  # to submit
+        self.submissions: Counter[str] = Counter()
+        self.open: dict[str, Entry] = {}  # batches to wait for, by nonce
+        self.counts: dict[str, tuple[int, int, int]] = {}  # of those: completed, failed, total
+        self.most_open = 0  # batches that the account takes at once, 0 where that is not known
+        self.spent: BudgetReached | None = None
+        self.said = time.monotonic()
+
+    def run(self) -> Iterator[Answer]:
+        while self.pull() or self.pending or self.open:
+            if self.spent and not self.open:
+                raise self.spent
+            yield from self.submit()
+            if self.open:
+                yield from self.harvest(*self.next_ended())
+
+    def do(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(coroutine)
+
+    def shown(self, text: object) -> str:
+        return wire.clean(str(text), self.backend.api_key)
+
+    def names(self) -> str:
+        """The open batches, for a person."""
+        first, *others = (entry.batch for entry in self.open.values())
+        return f"batch {self.shown(first)}" + (f" and {len(others)} more" if others else "")
+
+    def pull(self) -> bool:
+        """Take all requests that there are now; whether there was one."""
+        found = False
+        for request in self.requests:
+            if request is None:
+                break
+            found = True
+            key = self.key(request.params, request.prompt)
+            for sample in request.samples:
+                if (custom_id := f"{key}-{sample}") in self.wanted:
+                    continue
+                self.wanted[custom_id] = _Wanted(request, sample)
+                if (entry := self.journal.holding(custom_id)) is None or not self.adopt(entry):
+                    self.pending.append(custom_id)
+        return found
+
+    def key(self, params: SamplingParams, prompt: tuple[str, ...]) -> str:
+        return self.pool(params).key(prompt).hex()
+
+    def adopt(self, entry: Entry) -> bool:
+        """Wait for a batch that an earlier run submitted; False where it never came to be."""
+        if entry.nonce in self.open:
+            return True
+        if not entry.batch:
+            batch = self.do(self.server.find(entry.file, entry.nonce))
+            if batch is None:
+                self.journal.end(entry, entry.ids)
+                return False
+            self.journal.name(entry, batch["id"])
+        say(f"batch {self.shown(entry.batch)}: submitted by an earlier run, waiting for it")
+        self.open[entry.nonce] = entry
+        return True
+
+    def submit(self) -> Iterator[Answer]:
+        """Make batches of what is pending, as far as the account and the budget go."""
+        while self.pending and not self.spent and (not self.most_open or len(self.open) < self.most_open):
+            folder = self.backend.journal.parent
+            with errors_named(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=folder) as file:
+                    ids = yield from self.write(file)
+                    if ids:
+                        self.make(ids, file)
+
+    def write(self, file: IO[bytes]) -> Generator[Answer, None, list[str]]:
+        """Write the lines of one batch; returns their custom_ids. What cannot be sent is answered here."""
+        ids: list[str] = []
+        size = 0
+        while self.pending and len(ids) < self.backend.max_requests:
+            custom_id = self.pending[0]
+            if (wanted := self.wanted.get(custom_id)) is None:  # another batch had it after all
+                self.pending.popleft()
+                continue
+            try:
+                line = self.backend.line(custom_id, wanted.request, wanted.sample)
+            except orjson.JSONEncodeError as error:
+                problem = f"the prompt cannot be sent: {error}"
+            else:
+                problem = "its line is longer than a batch may be" if len(line) > self.backend.max_bytes else ""
+            if problem:
+                self.pending.popleft()
+                yield self.answered(custom_id, self.backend.failure(problem))
+                continue
+            if size + len(line) > self.backend.max_bytes:
+                break
+            try:
+                self.backend.reserve(wanted.request, wanted.sample)
+            except BudgetReached as error:
+                self.spent = error
+                break
+            ids.append(self.pending.popleft())
+            size += file.write(line)
+        file.flush()
+        return ids
+
+    def make(self, ids: list[str], file: IO[bytes]) -> None:
+        """Upload a file and make a batch of it, noted first."""
+        entry = self.journal.add(self.do(self.server.upload(file)), ids)
+        try:
+            batch = self.do(self.server.create(entry.file, f"/v1{self.backend.path}", entry.nonce))
+        except Refused:
+            self.journal.end(entry, ids)
+            raise
+        self.journal.name(entry, batch["id"])
+        self.open[entry.nonce] = entry
+        say(f"batch {self.shown(entry.batch)}: {len(ids)} requests submitted")
+
+    def next_ended(self) -> tuple[Entry, dict[str, Any]]:
+        """Wait for one of the open batches to end."""
+        wait = self.backend.poll_seconds
+        while True:
+            for entry in self.open.values():
+                batch = self.look(entry)
+                self.counts[entry.nonce] = counts = _counts(batch)
+                # With some completed, but no output yet, it is as good as finalizing.
+                if batch["status"].lower() in ENDED and (batch.get("output_file_id") or not counts[0]):
+                    return entry, batch
+            if time.monotonic() - self.said > SAY_SECONDS:
+                self.said = time.monotonic()
+                completed, failed, total = map(sum, zip(*(self.counts[nonce] for nonce in self.open), strict=True))
+                say(f"{self.names()}: {completed} of {total} requests completed, {failed} failed")
+            self.do(asyncio.sleep(wait))
+            wait = min(wait * POLL_GROWTH, POLL_CAP)
+
+    def look(self, entry: Entry) -> dict[str, Any]:
+        try:
+            return self.do(self.server.batch(entry.batch))
+        except Refused as error:
+            if error.status != 404:
+                raise
+            if entry.done:
+                return {"status": "expired"}
+            raise BackendError(
+                f"{self.server.base_url}: the server does not know batch {self.shown(entry.batch)}, which it made.\n"
+                f"Check teacher.api_key, or remove {self.journal.path} to submit its requests again."
+            ) from None
+
+    def harvest(self, entry: Entry, batch: Mapping[str, Any]) -> Iterator[Answer]:
+        """Yield what a batch brought; what it did not is pending again, or has failed."""
+        status = batch["status"].lower()
+        good, failed = 0, set()
+        for name in ("output_file_id", "error_file_id"):
+            with closing(self.lines(batch.get(name))) as lines:
+                for custom_id, completion in self.outcomes(entry, lines):
+                    if completion.finish_reason == "error":
+                        failed.add(custom_id)
+                    else:
+                        good += 1
+                    yield self.answered(custom_id, completion)
+        missing = [custom_id for custom_id in entry.ids if custom_id in self.wanted and self.holds(entry, custom_id)]
+        if status == "failed" and (problem := _of(_of(_of(batch, "errors"), "data"), 0)):
+            self.end(entry, failed.union(missing))
+            self.put_off(entry, problem)
+            self.pending.extend(missing)
+            return
+        self.submissions.update(missing)
+        for custom_id in missing:
+            if self.submissions[custom_id] >= SUBMISSIONS:
+                failed.add(custom_id)
+                reason = f"{SUBMISSIONS} batches brought no completion, the last: {self.wanted[custom_id].reason}"
+                yield self.answered(custom_id, self.backend.failure(reason))
+        self.end(entry, failed.union(missing))  # the consumer came back for more: it has all of them
+        again = [custom_id for custom_id in missing if custom_id in self.wanted]
+        self.pending.extend(again)
+        say(
+            f"batch {self.shown(entry.batch)}: {self.shown(status)}, {good} completions, {len(failed)} errors"
+            + (f", {len(again)} to submit again" if again else "")
+        )
+
+    def outcomes(self, entry: Entry, lines: Iterator[dict[str, Any]]) -> Iterator[tuple[str, Completion]]:
+        """The completions that are wanted of those in the lines of a batch's file, with their custom_ids."""
+        for line in lines:
+            custom_id = line.get("custom_id")
+            if isinstance(custom_id, str) and custom_id in self.wanted and self.holds(entry, custom_id):
+                try:
+                    yield custom_id, self.backend.outcome(line)
+                except wire.Transient as error:
+                    self.wanted[custom_id].reason = str(error)
+
+    def holds(self, entry: Entry, custom_id: str) -> bool:
+        """Whether it is this batch that a request waits for: an old one is read again for what it held."""
+        return self.journal.holding(custom_id) is entry
+
+    def end(self, entry: Entry, failed: set[str]) -> None:
+        self.journal.end(entry, failed)
+        del self.open[entry.nonce]
+
+    def put_off(self, entry: Entry, problem: object) -> None:
+        """Take up fewer batches at once where one was too much; raises for any other failure of a whole batch."""
+        name, message = self.shown(entry.batch), self.shown(_of(problem, "message") or problem)
+        advised = "Check the teacher section of the config."
+        if _of(problem, "code") == TOO_MANY_TOKENS:
+            if self.open:
+                self.most_open = len(self.open)
+                say(f"batch {name}: {message} Its requests wait for the batches before it.")
+                return
+            advised = "Submit fewer requests a batch, or wait until other batches of the account have ended."
+        raise BackendError(f"{self.server.base_url}: batch {name} failed: {message}\n{advised}")
+
+    def lines(self, file_id: object) -> Generator[dict[str, Any], None, None]:
+        """The objects of a file at the server; none where it is gone."""
+        if not isinstance(file_id, str) or not file_id:
+            return
+        stream = self.server.lines(file_id)
+        try:
+            while (lines := self.do(_next(stream))) is not None:
+                for line in lines:
+                    try:
+                        value = orjson.loads(line)
+                    except orjson.JSONDecodeError:
+                        continue
+                    if isinstance(value, dict):
+                        yield value
+        except Refused as error:
+            if error.status != 404:
+                raise
+            say(f"file {self.shown(file_id)}: the server has it no more; its requests are submitted again")
+        finally:
+            self.do(stream.aclose())
+
+    def answered(self, custom_id: str, completion: Completion) -> Answer:
+        wanted = self.wanted.pop(custom_id)
+        return wanted.request, wanted.sample, completion
+
+
+async def _next(stream: AsyncGenerator[list[bytes], None]) -> list[bytes] | None:
+    return await anext(stream, None)
+
+
+def _of(value: object, key: str | int) -> Any:
+    """A field of what a server sent; None where it has none."""
+    if isinstance(value, dict):
+        return value.get(key)
+    return value[key] if isinstance(value, list) and isinstance(key, int) and key < len(value) else None
+
+
+def _counts(batch: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Of its requests: completed, failed, all."""
+    counts = (_of(batch.get("request_counts"), key) for key in ("completed", "failed", "total"))
+    completed, failed, total = (count if isinstance(count, int) else 0 for count in counts)
+    return completed, failed, total
