@@ -24,7 +24,8 @@ class FakeBatches:
         parser.add_argument("--batch-fail", default="", help="each batch fails with this message")
         parser.add_argument("--batch-limit", type=int, default=10**9, help="lines that may wait at once")
         parser.add_argument("--batch-lines", default="", help="this text before the lines of each output file")
-        parser.add_argument("--lose-output", action="store_true", help="the files of the first batch are not there")
+        parser.add_argument("--lose-output", type=int, default=0, help="so many downloads find no file")
+        parser.add_argument("--poll-fail", type=int, default=0, help="so many looks at a batch fail")
         parser.add_argument("--break-output", type=int, default=0, help="so many downloads end in the middle")
         parser.add_argument("--file-late", type=int, default=0, help="creations that do not know their file yet")
         parser.add_argument("--stall", choices=["upload", "before", "after"], default="")
@@ -71,7 +72,7 @@ class FakeBatches:
     async def content(self, request: web.Request) -> web.StreamResponse:
         self.refuse(request, "content")
         content = self.files.get(request.match_info["id"])
-        if content is None or (self.flags.lose_output and self.calls["content"] == 1):
+        if content is None or (self.calls["content"] <= self.flags.lose_output):
             raise web.HTTPNotFound(text='{"error": {"message": "No such File object"}}')
         if self.calls["content"] > self.flags.break_output:
             return web.Response(body=content)
@@ -137,6 +138,8 @@ class FakeBatches:
 
     async def get_batch(self, request: web.Request) -> web.Response:
         self.refuse(request, "poll")
+        if self.calls["poll"] <= self.flags.poll_fail:
+            raise web.HTTPServiceUnavailable
         if request.match_info["id"] not in self.batches:
             raise web.HTTPNotFound(text='{"error": {"message": "No batch found"}}')
         return web.json_response(self.batches[request.match_info["id"]])

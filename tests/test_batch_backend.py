@@ -18,6 +18,7 @@ import pytest
 from cotdistill.backends import batch as batch_module
 from cotdistill.backends.batch import BatchBackend
 from cotdistill.backends.batch_journal import Journal
+from cotdistill.backends.batch_lines import outcome
 from cotdistill.backends.wire import Transient
 from cotdistill.completions import Completion, Pool, Request, SamplingParams
 from cotdistill.errors import BackendError, BudgetReached, ConfigError, DataError
@@ -43,9 +44,9 @@ def backend(server: Server, folder: Path, **options: Any) -> BatchBackend:
 
 
 def ask(
-    server: Server, folder: Path, requests: Iterable[Request | None], into: Found | None = None, **options: Any
+    server: Server, folder: Path, requests: Iterable[Request | None], found: Found | None = None, **options: Any
 ) -> Found:
-    found: Found = {} if into is None else into
+    found = {} if found is None else found
     for request, sample, completion in backend(server, folder, **options).generate(iter(requests)):
         assert sample in request.samples
         assert (request.prompt, sample) not in found, "yielded twice"
@@ -57,6 +58,10 @@ def assert_right(found: Found, n: int, samples: tuple[int, ...] = (0,)) -> None:
     texts = {(q.prompt, s): rationale(i) for i, q in enumerate(questions(n)) for s in samples}
     assert {key: completion.text for key, completion in found.items()} == texts
     assert {completion.finish_reason for completion in found.values()} == {"stop"}
+
+
+def nested(depth: int) -> Any:
+    return [nested(depth - 1)] if depth else []
 
 
 def submitted(server: Server) -> list[list[str]]:
@@ -136,7 +141,7 @@ def test_nothing_asked_needs_no_server(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("options", "sizes"), [({"max_requests": 4}, [4, 4, 2]), ({"max_bytes": 1300}, [5, 5])])
-def test_more_than_a_batch_holds(tmp_path: Path, options: dict[str, int], sizes: list[int]) -> None:
+def test_more_than_a_batch_holds(tmp_path: Path, options: dict[str, Any], sizes: list[int]) -> None:
     with start_server() as server:
         assert_right(ask(server, tmp_path, questions(10), **options), 10)
         assert [len(ids) for ids in submitted(server)] == sizes
@@ -220,7 +225,6 @@ def test_refused_lines_are_error_completions(tmp_path: Path) -> None:
         ("--fail-rate", "0.3", "--status", "500"),
         ("--fail-rate", "0.3", "--status", "429"),
         ("--batch-expire", "0.3"),
-        ("--lose-output",),
     ],
 )
 def test_what_passes_is_submitted_again(
@@ -237,6 +241,8 @@ def test_what_passes_is_submitted_again(
     [
         ("--drop-reply",),
         ("--file-late", "2"),
+        ("--lose-output", "2"),
+        ("--poll-fail", "12"),
         ("--break-output", "2"),
         ("--batch-lines", "not JSON\n[]\n{}\n\n\x85" + '{"custom_id": "nobody"}\n{"custom_id": 5, "error": []}\n'),
     ],
@@ -254,18 +260,19 @@ def test_what_passes_costs_no_second_batch(tmp_path: Path, flags: tuple[str, ...
         ({"response": {"status_code": 200, "body": "<html>"}}, "no completion: <html>"),
         ({"response": {"status_code": "200"}}, "HTTP 200: None"),
         ({"response": [], "error": None}, "its line has neither a response nor an error"),
+        ({"response": {"status_code": 200, "body": nested(400)}}, "cannot be read"),
         ({}, "its line has neither a response nor an error"),
         ({"error": {"code": "batch_cancelled", "message": "stopped"}}, "stopped"),
     ],
 )
-def test_lines_that_say_nothing_final(tmp_path: Path, line: dict[str, Any], said: str) -> None:
+def test_lines_that_say_nothing_final(line: dict[str, Any], said: str) -> None:
     with pytest.raises(Transient, match=said):
-        BatchBackend("m", "http://localhost/v1", tmp_path).outcome(line)
+        outcome(line, True, KEY)
 
 
 @pytest.mark.parametrize("error", ["no", ["no"], {"code": "invalid", "message": "no"}, {"message": "no"}])
-def test_an_error_without_a_response_is_final(tmp_path: Path, error: object) -> None:
-    completion = BatchBackend("m", "http://localhost/v1", tmp_path).outcome({"error": error})
+def test_an_error_without_a_response_is_final(error: object) -> None:
+    completion = outcome({"error": error}, True, KEY)
     assert (completion.finish_reason, completion.error.strip("[']")) == ("error", "no")
 
 
@@ -432,6 +439,15 @@ def test_a_batch_that_the_server_does_not_know(tmp_path: Path) -> None:
             ask(another, tmp_path, questions(12))
         assert submitted(another) == []
     assert (tmp_path / "batches.jsonl").read_text() == noted
+
+
+def test_output_that_is_gone_is_paid_again_by_another_command_only(tmp_path: Path) -> None:
+    with start_server("--lose-output", "2") as server:
+        with pytest.raises(BackendError, match=r"file file-1 of batch batch_0 is gone.\n.* 4 requests again"):
+            ask(server, tmp_path, questions(4), retries=1)
+        assert len(submitted(server)) == 1
+        assert_right(ask(server, tmp_path, questions(4)), 4)
+        assert len(submitted(server)) == 2
 
 
 def test_no_server_is_said_soon(tmp_path: Path) -> None:

@@ -18,15 +18,15 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar
 
 import orjson
 
-from cotdistill.backends import wire
 from cotdistill.backends.batch_journal import Entry, Journal, errors_named
+from cotdistill.backends.batch_lines import failure, line, outcome
 from cotdistill.backends.batch_server import BatchServer, Refused
+from cotdistill.backends.wire import Transient, body, clean
 from cotdistill.completions import Completion, Pool, Request, SamplingParams
 from cotdistill.errors import BackendError, BudgetReached, ConfigError
 from cotdistill.progress import say
@@ -34,8 +34,8 @@ from cotdistill.progress import say
 ENDED = {"completed", "failed", "expired", "cancelled"}
 POLL_GROWTH, POLL_CAP = 1.5, 60.0
 SAY_SECONDS = 60.0
+MAX_SILENT = 60  # looks in a row that found no server: an hour
 SUBMISSIONS = 3  # of a request, before it counts as failed
-MAX_KEPT_BYTES = 64 * 2**10  # of the reply of a failure
 # A failed batch of this code is too much for now: the account's limit of tokens that wait.
 TOO_MANY_TOKENS = "token_limit_exceeded"
 
@@ -73,8 +73,9 @@ class BatchBackend:
         self.model = model
         self.system = system
         self.chat = api == "chat"
-        self.path = "/chat/completions" if self.chat else "/completions"
-        self.endpoint = base_url.rstrip("/") + self.path
+        path = "/chat/completions" if self.chat else "/completions"
+        self.endpoint = base_url.rstrip("/") + path
+        self.url = f"/v1{path}"  # as it stands in a batch, whatever the address of the server
         self.journal = journal
         self.poll_seconds = poll_seconds
         self.max_requests = max_requests
@@ -101,34 +102,6 @@ class BatchBackend:
             finally:
                 runner.run(self.server.close())
 
-    def line(self, custom_id: str, request: Request, sample: int) -> bytes:
-        """What asks for a sample in an input file. Raises `orjson.JSONEncodeError` for half a character."""
-        body = wire.body(self.model, self.system, self.chat, request, (sample,))
-        line = {"custom_id": custom_id, "method": "POST", "url": f"/v1{self.path}", "body": body}
-        return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
-
-    def outcome(self, line: Mapping[str, Any]) -> Completion:
-        """What a line of an output or error file says. Raises `wire.Transient` where it is worth another try."""
-        response, error = line.get("response"), line.get("error")
-        if isinstance(response, dict):
-            status, reply = response.get("status_code"), orjson.dumps(response.get("body"))
-            if status == 200:
-                return wire.read(reply, self.chat, 1)[0]
-            message = f"HTTP {status}: {wire.server_message(reply)}"
-            if not isinstance(status, int) or status in wire.RETRIED or not 400 <= status < 500:
-                raise wire.Transient(message)
-        else:
-            reply = orjson.dumps(error)
-            message = wire.server_message(reply) if error else "its line has neither a response nor an error"
-            if not error or str(_of(error, "code")).startswith("batch_"):  # such as batch_expired: it was not asked
-                raise wire.Transient(message)
-        return self.failure(message, reply)
-
-    def failure(self, message: str, reply: bytes = b"") -> Completion:
-        if self.api_key:
-            reply = reply.replace(self.api_key.encode(), b"[key]")
-        return Completion("", "error", error=wire.clean(message, self.api_key), reply=reply[:MAX_KEPT_BYTES])
-
 
 @dataclass(slots=True)
 class _Wanted:
@@ -147,15 +120,16 @@ class _Asking:
     ) -> None:
         self.backend, self.requests, self.journal, self.runner = backend, requests, journal, runner
         self.server = backend.server
-        self.pool = lru_cache(maxsize=8)(lambda params: Pool(backend.identity, params))
+        self.pools: dict[SamplingParams, Pool] = {}
         self.wanted: dict[str, _Wanted] = {}  # by custom_id
         self.pending: deque[str] = deque()  # to submit
         self.submissions: Counter[str] = Counter()
         self.open: dict[str, Entry] = {}  # batches to wait for, by nonce
-        self.counts: dict[str, tuple[int, int, int]] = {}  # of those: completed, failed, total
+        self.counts: dict[str, tuple[int, int, int]] = {}  # of those: requests completed, failed, all
         self.most_open = 0  # batches that the account takes at once, 0 where that is not known
         self.spent: BudgetReached | None = None
         self.said = time.monotonic()
+        self.silent = 0  # looks in a row that found no server
 
     def run(self) -> Iterator[Answer]:
         while self.pull() or self.pending or self.open:
@@ -169,7 +143,8 @@ class _Asking:
         return self.runner.run(coroutine)
 
     def shown(self, text: object) -> str:
-        return wire.clean(str(text), self.backend.api_key)
+        """What a server named, for a person."""
+        return clean(str(text), self.backend.api_key)
 
     def names(self) -> str:
         """The open batches, for a person."""
@@ -183,7 +158,8 @@ class _Asking:
             if request is None:
                 break
             found = True
-            key = self.key(request.params, request.prompt)
+            pool = self.pools.setdefault(request.params, Pool(self.backend.identity, request.params))
+            key = pool.key(request.prompt).hex()
             for sample in request.samples:
                 if (custom_id := f"{key}-{sample}") in self.wanted:
                     continue
@@ -192,22 +168,26 @@ class _Asking:
                     self.pending.append(custom_id)
         return found
 
-    def key(self, params: SamplingParams, prompt: tuple[str, ...]) -> str:
-        return self.pool(params).key(prompt).hex()
-
     def adopt(self, entry: Entry) -> bool:
         """Wait for a batch that an earlier run submitted; False where it never came to be."""
         if entry.nonce in self.open:
             return True
         if not entry.batch:
             batch = self.do(self.server.find(entry.file, entry.nonce))
+            if batch is None:  # unless it is still being made
+                self.do(asyncio.sleep(self.backend.poll_seconds))
+                batch = self.do(self.server.find(entry.file, entry.nonce))
             if batch is None:
                 self.journal.end(entry, entry.ids)
                 return False
             self.journal.name(entry, batch["id"])
         say(f"batch {self.shown(entry.batch)}: submitted by an earlier run, waiting for it")
-        self.open[entry.nonce] = entry
+        self.wait_for(entry)
         return True
+
+    def wait_for(self, entry: Entry) -> None:
+        self.open[entry.nonce] = entry
+        self.counts[entry.nonce] = (0, 0, len(entry.ids))
 
     def submit(self) -> Iterator[Answer]:
         """Make batches of what is pending, as far as the account and the budget go."""
@@ -230,16 +210,16 @@ class _Asking:
                 self.pending.popleft()
                 continue
             try:
-                line = self.backend.line(custom_id, wanted.request, wanted.sample)
+                asking = self.line(custom_id, wanted)
             except orjson.JSONEncodeError as error:
                 problem = f"the prompt cannot be sent: {error}"
             else:
-                problem = "its line is longer than a batch may be" if len(line) > self.backend.max_bytes else ""
+                problem = "its line is longer than a batch may be" if len(asking) > self.backend.max_bytes else ""
             if problem:
                 self.pending.popleft()
-                yield self.answered(custom_id, self.backend.failure(problem))
+                yield self.answered(custom_id, failure(problem, self.backend.api_key))
                 continue
-            if size + len(line) > self.backend.max_bytes:
+            if size + len(asking) > self.backend.max_bytes:
                 break
             try:
                 self.backend.reserve(wanted.request, wanted.sample)
@@ -247,20 +227,25 @@ class _Asking:
                 self.spent = error
                 break
             ids.append(self.pending.popleft())
-            size += file.write(line)
+            size += file.write(asking)
         file.flush()
         return ids
+
+    def line(self, custom_id: str, wanted: _Wanted) -> bytes:
+        backend = self.backend
+        content = body(backend.model, backend.system, backend.chat, wanted.request, (wanted.sample,))
+        return line(custom_id, backend.url, content)
 
     def make(self, ids: list[str], file: IO[bytes]) -> None:
         """Upload a file and make a batch of it, noted first."""
         entry = self.journal.add(self.do(self.server.upload(file)), ids)
         try:
-            batch = self.do(self.server.create(entry.file, f"/v1{self.backend.path}", entry.nonce))
+            batch = self.do(self.server.create(entry.file, self.backend.url, entry.nonce, self.backend.poll_seconds))
         except Refused:
             self.journal.end(entry, ids)
             raise
         self.journal.name(entry, batch["id"])
-        self.open[entry.nonce] = entry
+        self.wait_for(entry)
         say(f"batch {self.shown(entry.batch)}: {len(ids)} requests submitted")
 
     def next_ended(self) -> tuple[Entry, dict[str, Any]]:
@@ -269,43 +254,56 @@ class _Asking:
         while True:
             for entry in self.open.values():
                 batch = self.look(entry)
-                self.counts[entry.nonce] = counts = _counts(batch)
+                if batch is None:
+                    break
+                completed, failed = (_number(batch, name) for name in ("completed", "failed"))
+                self.counts[entry.nonce] = (completed, failed, len(entry.ids))
                 # With some completed, but no output yet, it is as good as finalizing.
-                if batch["status"].lower() in ENDED and (batch.get("output_file_id") or not counts[0]):
+                if batch["status"].lower() in ENDED and (batch.get("output_file_id") or not completed):
                     return entry, batch
             if time.monotonic() - self.said > SAY_SECONDS:
                 self.said = time.monotonic()
-                completed, failed, total = map(sum, zip(*(self.counts[nonce] for nonce in self.open), strict=True))
-                say(f"{self.names()}: {completed} of {total} requests completed, {failed} failed")
+                sums = [sum(column) for column in zip(*self.counts.values(), strict=True)]
+                say(f"{self.names()}: {sums[0]} of {sums[2]} requests completed, {sums[1]} failed")
             self.do(asyncio.sleep(wait))
             wait = min(wait * POLL_GROWTH, POLL_CAP)
 
-    def look(self, entry: Entry) -> dict[str, Any]:
+    def look(self, entry: Entry) -> dict[str, Any] | None:
+        """A batch as it stands; None while the server is away, which a day's wait must bear."""
         try:
-            return self.do(self.server.batch(entry.batch))
+            batch = self.do(self.server.batch(entry.batch))
+        except Transient as error:
+            self.silent += 1
+            if self.silent < MAX_SILENT:
+                self.do(asyncio.sleep(error.wait))
+                return None
+            raise BackendError(
+                f"{self.server.base_url}: {error}, {self.silent} times in a row.\n"
+                "Run the same command again when it is better: what was submitted is noted."
+            ) from None
         except Refused as error:
             if error.status != 404:
                 raise
-            if entry.done:
-                return {"status": "expired"}
             raise BackendError(
                 f"{self.server.base_url}: the server does not know batch {self.shown(entry.batch)}, which it made.\n"
                 f"Check teacher.api_key, or remove {self.journal.path} to submit its requests again."
             ) from None
+        self.silent = 0
+        return batch
 
     def harvest(self, entry: Entry, batch: Mapping[str, Any]) -> Iterator[Answer]:
         """Yield what a batch brought; what it did not is pending again, or has failed."""
         status = batch["status"].lower()
         good, failed = 0, set()
         for name in ("output_file_id", "error_file_id"):
-            with closing(self.lines(batch.get(name))) as lines:
+            with closing(self.lines(entry, batch.get(name))) as lines:
                 for custom_id, completion in self.outcomes(entry, lines):
                     if completion.finish_reason == "error":
                         failed.add(custom_id)
                     else:
                         good += 1
                     yield self.answered(custom_id, completion)
-        missing = [custom_id for custom_id in entry.ids if custom_id in self.wanted and self.holds(entry, custom_id)]
+        missing = self.missing(entry)
         if status == "failed" and (problem := _of(_of(_of(batch, "errors"), "data"), 0)):
             self.end(entry, failed.union(missing))
             self.put_off(entry, problem)
@@ -316,7 +314,7 @@ class _Asking:
             if self.submissions[custom_id] >= SUBMISSIONS:
                 failed.add(custom_id)
                 reason = f"{SUBMISSIONS} batches brought no completion, the last: {self.wanted[custom_id].reason}"
-                yield self.answered(custom_id, self.backend.failure(reason))
+                yield self.answered(custom_id, failure(reason, self.backend.api_key))
         self.end(entry, failed.union(missing))  # the consumer came back for more: it has all of them
         again = [custom_id for custom_id in missing if custom_id in self.wanted]
         self.pending.extend(again)
@@ -327,13 +325,17 @@ class _Asking:
 
     def outcomes(self, entry: Entry, lines: Iterator[dict[str, Any]]) -> Iterator[tuple[str, Completion]]:
         """The completions that are wanted of those in the lines of a batch's file, with their custom_ids."""
-        for line in lines:
-            custom_id = line.get("custom_id")
+        for value in lines:
+            custom_id = value.get("custom_id")
             if isinstance(custom_id, str) and custom_id in self.wanted and self.holds(entry, custom_id):
                 try:
-                    yield custom_id, self.backend.outcome(line)
-                except wire.Transient as error:
+                    yield custom_id, outcome(value, self.backend.chat, self.backend.api_key)
+                except Transient as error:
                     self.wanted[custom_id].reason = str(error)
+
+    def missing(self, entry: Entry) -> list[str]:
+        """What a batch was to bring and did not."""
+        return [custom_id for custom_id in entry.ids if custom_id in self.wanted and self.holds(entry, custom_id)]
 
     def holds(self, entry: Entry, custom_id: str) -> bool:
         """Whether it is this batch that a request waits for: an old one is read again for what it held."""
@@ -341,7 +343,7 @@ class _Asking:
 
     def end(self, entry: Entry, failed: set[str]) -> None:
         self.journal.end(entry, failed)
-        del self.open[entry.nonce]
+        del self.open[entry.nonce], self.counts[entry.nonce]
 
     def put_off(self, entry: Entry, problem: object) -> None:
         """Take up fewer batches at once where one was too much; raises for any other failure of a whole batch."""
@@ -355,16 +357,16 @@ class _Asking:
             advised = "Submit fewer requests a batch, or wait until other batches of the account have ended."
         raise BackendError(f"{self.server.base_url}: batch {name} failed: {message}\n{advised}")
 
-    def lines(self, file_id: object) -> Generator[dict[str, Any], None, None]:
-        """The objects of a file at the server; none where it is gone."""
+    def lines(self, entry: Entry, file_id: object) -> Generator[dict[str, Any], None, None]:
+        """The objects of a batch's file. Raises `BackendError` where it is gone, and what was paid with it."""
         if not isinstance(file_id, str) or not file_id:
             return
         stream = self.server.lines(file_id)
         try:
             while (lines := self.do(_next(stream))) is not None:
-                for line in lines:
+                for text in lines:
                     try:
-                        value = orjson.loads(line)
+                        value = orjson.loads(text)
                     except orjson.JSONDecodeError:
                         continue
                     if isinstance(value, dict):
@@ -372,7 +374,12 @@ class _Asking:
         except Refused as error:
             if error.status != 404:
                 raise
-            say(f"file {self.shown(file_id)}: the server has it no more; its requests are submitted again")
+            missing = self.missing(entry)
+            self.end(entry, set(missing))
+            raise BackendError(
+                f"{self.server.base_url}: file {self.shown(file_id)} of batch {self.shown(entry.batch)} is gone.\n"
+                f"The same command submits its {len(missing)} requests again, to be paid again."
+            ) from None
         finally:
             self.do(stream.aclose())
 
@@ -392,8 +399,7 @@ def _of(value: object, key: str | int) -> Any:
     return value[key] if isinstance(value, list) and isinstance(key, int) and key < len(value) else None
 
 
-def _counts(batch: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Of its requests: completed, failed, all."""
-    counts = (_of(batch.get("request_counts"), key) for key in ("completed", "failed", "total"))
-    completed, failed, total = (count if isinstance(count, int) else 0 for count in counts)
-    return completed, failed, total
+def _number(batch: Mapping[str, Any], name: str) -> int:
+    """How many of its requests are `name`."""
+    count = _of(batch.get("request_counts"), name)
+    return count if isinstance(count, int) else 0

@@ -19,7 +19,7 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 from urllib.parse import quote
 
 import aiohttp
@@ -105,8 +105,11 @@ class BatchServer:
 
         return await self._tried(once)
 
-    async def create(self, file_id: str, endpoint: str, nonce: str) -> dict[str, Any]:
-        """Make a batch of an uploaded file, once: where a reply was lost, the batch is looked for."""
+    async def create(self, file_id: str, endpoint: str, nonce: str, settle: float) -> dict[str, Any]:
+        """Make a batch of an uploaded file, once: where a reply was lost, the batch is looked for.
+
+        `settle` are the seconds that the server may take to list it.
+        """
         content = orjson.dumps(
             {
                 "input_file_id": file_id,
@@ -122,8 +125,9 @@ class BatchServer:
         headers = {"Content-Type": "application/json", "Content-Length": str(len(content))}
         for attempt in itertools.count():
             try:
-                return _batch(await self._call("POST", "/batches", parts, headers))
+                return await self._batch("POST", "/batches", parts, headers)
             except Transient as error:
+                error.wait = max(error.wait, settle)
                 await self._pause(attempt, error)
             except Refused as error:
                 if not FILE_TO_COME.search(str(error)) or attempt >= self.retries:
@@ -141,28 +145,26 @@ class BatchServer:
             batches = page.get("data")
             if not isinstance(batches, list) or not batches:
                 return None
-            for batch in batches:
-                metadata = batch.get("metadata") or {}
-                if metadata.get(NONCE) == nonce or batch.get("input_file_id") == file_id:
-                    return _batch(batch)
-            last = f"&after={quote(str(page.get('last_id') or batches[-1].get('id')))}"
+            for batch in filter(_is_batch, batches):
+                metadata = batch.get("metadata")
+                named = isinstance(metadata, dict) and metadata.get(NONCE) == nonce
+                if named or batch.get("input_file_id") == file_id:
+                    return cast(dict[str, Any], batch)
+            last = f"&after={quote(str(page.get('last_id')))}"
             if not page.get("has_more") or last == after:
                 return None
             after = last
         return None
 
     async def batch(self, batch_id: str) -> dict[str, Any]:
-        """A batch as it stands."""
-
-        async def once() -> dict[str, Any]:
-            return _batch(await self._call("GET", f"/batches/{quote(batch_id, safe='')}"))
-
-        return await self._tried(once)
+        """A batch as it stands. Raises `Transient` where there is no reply, from the second call on."""
+        once = partial(self._batch, "GET", f"/batches/{quote(batch_id, safe='')}")
+        return await (once() if self._reached else self._tried(once))
 
     async def lines(self, file_id: str) -> AsyncGenerator[list[bytes], None]:
         """The lines of a file as they come, some at a time; from the start again where it broke off.
 
-        A line over 16 MB is left out.
+        A line over 16 MB is left out. Raises `Refused` where the file is not there.
         """
         attempt = farthest = 0
         while True:
@@ -176,6 +178,11 @@ class BatchServer:
                 attempt = 0 if received > farthest else attempt + 1
                 farthest = max(farthest, received)
                 await self._pause(attempt, error)
+            except Refused as error:
+                if error.status != 404 or attempt >= self.retries:
+                    raise
+                await self._pause(attempt, Transient(str(error)))  # it may be so new that not all know of it
+                attempt += 1
 
     async def _lines(self, file_id: str) -> AsyncGenerator[tuple[int, list[bytes]], None]:
         """(bytes received, the lines that they end) of a file."""
@@ -206,6 +213,11 @@ class BatchServer:
             except Transient as error:
                 await self._pause(attempt, error)
         raise AssertionError
+
+    async def _batch(self, method: str, path: str, *rest: Any) -> dict[str, Any]:
+        if not _is_batch(batch := await self._call(method, path, *rest)):
+            raise Transient("the reply is no batch")
+        return batch
 
     async def _call(
         self,
@@ -314,7 +326,5 @@ async def _failures_named(key: str, seconds: float) -> AsyncIterator[None]:
         raise Transient(f"broken reply: {clean(str(error), key)}") from None
 
 
-def _batch(value: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(value.get("id"), str) or not isinstance(value.get("status"), str):
-        raise Transient("the reply is no batch")
-    return value
+def _is_batch(value: object) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("id"), str) and isinstance(value.get("status"), str)
