@@ -34,7 +34,6 @@ from cotdistill.progress import say
 ENDED = {"completed", "failed", "expired", "cancelled"}
 POLL_GROWTH, POLL_CAP = 1.5, 60.0
 SAY_SECONDS = 60.0
-MAX_SILENT = 60  # looks in a row that found no server: an hour
 SUBMISSIONS = 3  # of a request, before it counts as failed
 # A failed batch of this code is too much for now: the account's limit of tokens that wait.
 TOO_MANY_TOKENS = "token_limit_exceeded"
@@ -129,7 +128,6 @@ class _Asking:
         self.most_open = 0  # batches that the account takes at once, 0 where that is not known
         self.spent: BudgetReached | None = None
         self.said = time.monotonic()
-        self.silent = 0  # looks in a row that found no server
 
     def run(self) -> Iterator[Answer]:
         while self.pull() or self.pending or self.open:
@@ -269,18 +267,9 @@ class _Asking:
             wait = min(wait * POLL_GROWTH, POLL_CAP)
 
     def look(self, entry: Entry) -> dict[str, Any] | None:
-        """A batch as it stands; None while the server is away, which a day's wait must bear."""
+        """A batch as it stands; None while the server is away."""
         try:
-            batch = self.do(self.server.batch(entry.batch))
-        except Transient as error:
-            self.silent += 1
-            if self.silent < MAX_SILENT:
-                self.do(asyncio.sleep(error.wait))
-                return None
-            raise BackendError(
-                f"{self.server.base_url}: {error}, {self.silent} times in a row.\n"
-                "Run the same command again when it is better: what was submitted is noted."
-            ) from None
+            return self.do(self.server.batch(entry.batch))
         except Refused as error:
             if error.status != 404:
                 raise
@@ -288,8 +277,6 @@ class _Asking:
                 f"{self.server.base_url}: the server does not know batch {self.shown(entry.batch)}, which it made.\n"
                 f"Check teacher.api_key, or remove {self.journal.path} to submit its requests again."
             ) from None
-        self.silent = 0
-        return batch
 
     def harvest(self, entry: Entry, batch: Mapping[str, Any]) -> Iterator[Answer]:
         """Yield what a batch brought; what it did not is pending again, or has failed."""

@@ -35,6 +35,7 @@ SLOWEST = 16 * 2**10  # bytes a second that a file must come or go at, when `tim
 CONNECT_SECONDS = 10.0
 FIRST_TRIES = 3  # for a server that has never answered
 BACKOFF_SECONDS, BACKOFF_CAP = 0.5, 30.0
+MAX_SILENT = 60  # looks at a batch, of which most are a minute apart
 MAX_PAGES = 1000
 NONCE = "cotdistill"  # the key of a batch's metadata under which it stands
 # A fresh file is not known to all of a server at once.
@@ -67,6 +68,7 @@ class BatchServer:
         self._api_key = api_key.strip()
         self._loopback = check_address(base_url, self._api_key)
         self._reached = False  # any reply has come
+        self._silent = 0  # looks at a batch in a row that brought no reply
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -156,10 +158,19 @@ class BatchServer:
             after = last
         return None
 
-    async def batch(self, batch_id: str) -> dict[str, Any]:
-        """A batch as it stands. Raises `Transient` where there is no reply, from the second call on."""
+    async def batch(self, batch_id: str) -> dict[str, Any] | None:
+        """A batch as it stands; None while the server is away, which a day's wait must bear, up to an hour."""
         once = partial(self._batch, "GET", f"/batches/{quote(batch_id, safe='')}")
-        return await (once() if self._reached else self._tried(once))
+        try:
+            batch = await (once() if self._reached else self._tried(once))
+        except Transient as error:
+            self._silent += 1
+            if self._silent >= MAX_SILENT:
+                raise self._given_up(error, self._silent) from None
+            await asyncio.sleep(error.wait)
+            return None
+        self._silent = 0
+        return batch
 
     async def lines(self, file_id: str) -> AsyncGenerator[list[bytes], None]:
         """The lines of a file as they come, some at a time; from the start again where it broke off.
@@ -303,13 +314,16 @@ class BatchServer:
         if failure.unreachable and not self._reached and attempt + 1 >= min(FIRST_TRIES, self.retries + 1):
             raise BackendError(f"no server answers at {self.base_url} ({failure}).\nStart it, or set teacher.base_url.")
         if attempt >= self.retries:
-            raise BackendError(
-                f"{self.base_url}: {failure}, {attempt + 1} times in a row.\n"
-                "Run the same command again when it is better: what was submitted is noted."
-            )
+            raise self._given_up(failure, attempt + 1)
         # Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
         backoff = random.uniform(0, min(BACKOFF_CAP, BACKOFF_SECONDS * 2 ** min(attempt, 10)))
         await asyncio.sleep(max(failure.wait, backoff))
+
+    def _given_up(self, failure: Transient, times: int) -> BackendError:
+        return BackendError(
+            f"{self.base_url}: {failure}, {times} times in a row.\n"
+            "Run the same command again when it is better: what was submitted is noted."
+        )
 
 
 @asynccontextmanager
