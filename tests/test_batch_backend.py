@@ -386,13 +386,20 @@ def assert_paid_once(server: Server, folder: Path) -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_killed_at_any_moment(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
-    with start_server("--batch-seconds", "1", "--latency", "0.05") as server:
+    with start_server("--batch-seconds", "0.7", "--latency", "0.03") as server:
         for _ in range(4):
+            before = calls(server)
             with start_client(server, tmp_path) as process:
-                time.sleep(chance.uniform(0.2, 1.5))
+                wait_for(lambda: process.poll() is not None or calls(server) > before)  # noqa: B023 - called here only
+                time.sleep(chance.choice([0, 0, chance.uniform(0, 0.06), chance.uniform(0, 2)]))
                 process.kill()
         finish(server, tmp_path)
         assert_paid_once(server, tmp_path)
+
+
+def calls(server: Server) -> int:
+    stats = server.stats()
+    return sum(stats[call] for call in ("upload", "create", "list", "poll"))
 
 
 def test_interrupted_says_how_to_go_on(tmp_path: Path) -> None:

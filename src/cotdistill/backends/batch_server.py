@@ -19,7 +19,7 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import IO, Any, TypeVar, cast
+from typing import IO, Any, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -144,18 +144,18 @@ class BatchServer:
         after = ""
         for _ in range(MAX_PAGES):
             page = await self._tried(partial(self._call, "GET", f"/batches?limit=100{after}"))
-            batches = page.get("data")
-            if not isinstance(batches, list) or not batches:
-                return None
-            for batch in filter(_is_batch, batches):
+            data = page.get("data")
+            batches = [batch for batch in data if _is_batch(batch)] if isinstance(data, list) else []
+            for batch in batches:
                 metadata = batch.get("metadata")
                 named = isinstance(metadata, dict) and metadata.get(NONCE) == nonce
                 if named or batch.get("input_file_id") == file_id:
-                    return cast(dict[str, Any], batch)
-            last = f"&after={quote(str(page.get('last_id')))}"
-            if not page.get("has_more") or last == after:
+                    return batch
+            last = after
+            if batches:
+                after = f"&after={quote(batches[-1]['id'], safe='')}"
+            if not page.get("has_more") or after == last:
                 return None
-            after = last
         return None
 
     async def batch(self, batch_id: str) -> dict[str, Any] | None:
@@ -340,5 +340,5 @@ async def _failures_named(key: str, seconds: float) -> AsyncIterator[None]:
         raise Transient(f"broken reply: {clean(str(error), key)}") from None
 
 
-def _is_batch(value: object) -> bool:
+def _is_batch(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("id"), str) and isinstance(value.get("status"), str)
