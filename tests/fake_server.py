@@ -20,6 +20,8 @@ from typing import Any
 
 from aiohttp import web
 
+from fake_batches import FakeBatches
+
 
 class FakeServer:
     def __init__(self, flags: argparse.Namespace) -> None:
@@ -27,12 +29,14 @@ class FakeServer:
         self.prompts: Counter[str] = Counter()
         self.bodies: list[dict[str, Any]] = []  # the first thousand
         self.at_once = self.most_at_once = 0
+        self.batches = FakeBatches(flags)
 
     def app(self) -> web.Application:
         app = web.Application()
         app.router.add_post("/v1/completions", self.handle)
         app.router.add_post("/v1/chat/completions", self.handle)
         app.router.add_get("/stats", self.stats)
+        self.batches.mount(app)
         return app
 
     async def stats(self, _request: web.Request) -> web.Response:
@@ -42,6 +46,7 @@ class FakeServer:
                 "prompts": self.prompts,
                 "bodies": self.bodies,
                 "most_at_once": self.most_at_once,
+                **self.batches.stats(),
             }
         )
 
@@ -132,6 +137,7 @@ def main() -> None:
     parser.add_argument("--reply", default=None, help="this text to every prompt")
     parser.add_argument("--raw", default=None, help="this body, as it is, to every request")
     parser.add_argument("--bomb", action="store_true", help="every reply is 64 MB of zeros, gzipped")
+    FakeBatches.add_flags(parser)
     flags = parser.parse_args()
     with socket.create_server(("127.0.0.1", flags.port), backlog=1024) as listening:
         print(listening.getsockname()[1], flush=True)

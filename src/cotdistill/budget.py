@@ -49,6 +49,7 @@ class Price(NamedTuple):
         return (prompt_tokens * self.input + completion_tokens * self.output) / 1e6
 
 
+NOTHING = Amount()
 ENDLESS = Amount(math.inf, math.inf, math.inf)
 
 
@@ -60,8 +61,8 @@ class Budget:
 
     def __init__(self, most: Amount = ENDLESS, path: Path | None = None) -> None:
         self.most, self.path = most, path
-        self.spent, self.held = Amount(), Amount()
-        self.lost = Amount()  # held by a run that was killed
+        self.spent = self.held = NOTHING
+        self.lost = NOTHING  # held by a run that was killed
         if path is not None and path.exists():
             try:
                 saved = json.loads(path.read_text())
@@ -96,16 +97,23 @@ class Budget:
             self.save(ahead=self.held)
         return True
 
+    def take_up(self, amount: Amount) -> None:
+        """Hold again what an earlier run held, as for a batch that is still at the server."""
+        counted = Amount(*map(min, amount, self.lost))
+        self.lost = self.lost.plus(counted, -1)
+        self.spent = self.spent.plus(counted, -1)
+        self.held = self.held.plus(amount)
+
     def settle(self, reserved: Amount, used: Amount) -> None:
         """A request has ended, and cost so much."""
         self.held = self.held.plus(reserved, -1)
         self.spent = self.spent.plus(used)
         if time.monotonic() - self._saved_at > SAVE_SECONDS:
-            self.save(ahead=self.held if self.most != ENDLESS else Amount())
+            self.save(ahead=self.held if self.most != ENDLESS else NOTHING)
 
-    def save(self, ahead: Amount = Amount()) -> None:  # noqa: B008 - a frozen record
+    def save(self, ahead: Amount = NOTHING) -> None:
         """Write the file, with room for requests to come, so that not each of them waits for the disk."""
-        held = Amount(*map(max, Amount(), self.held.plus(ahead)))
+        held = Amount(*map(max, NOTHING, self.held.plus(ahead)))
         room = self.most.plus(self.spent, -1)
         held = Amount(*map(min, held, Amount(*map(max, room, self.held))))
         self._on_disk = self.spent.plus(held)

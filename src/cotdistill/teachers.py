@@ -59,7 +59,7 @@ def open_teachers(config: Config, method: Method, budget: Budget) -> list[Teache
                 f"limits.max_usd: the price of {teacher.model} is not known.\n"
                 "Set teacher.price={input: USD, output: USD}, for a million tokens."
             )
-        backend = open_backend(teacher, config.limits, budget, price)
+        backend = open_backend(teacher, config.limits, budget, price, config.folder / "batches.jsonl")
         teachers.append(Teacher(teacher, backend, method, price, sparing=limit_of(config.limits) != ENDLESS))
     return teachers
 

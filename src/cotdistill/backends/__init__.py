@@ -39,9 +39,16 @@ RECORDED = Path(__file__).parent.parent / "recorded" / "word_problems.sqlite"
 
 
 def open_backend(
-    teacher: TeacherConfig, limits: LimitsConfig, budget: Budget | None = None, price: Price | None = None
+    teacher: TeacherConfig,
+    limits: LimitsConfig,
+    budget: Budget | None = None,
+    price: Price | None = None,
+    journal: Path = Path("batches.jsonl"),
 ) -> Backend:
-    """The backend that a teacher section describes, with what it may spend, at its price."""
+    """The backend that a teacher section describes, with what it may spend, at its price.
+
+    `journal` is the file in which batches are noted.
+    """
     if teacher.backend == "recorded":
         from cotdistill.backends.recorded import RecordedBackend
 
@@ -52,6 +59,21 @@ def open_backend(
         from cotdistill.backends.transformers import TransformersBackend
 
         return TransformersBackend(teacher.model, teacher.api == "chat", teacher.system, teacher.batch_size)
+    if teacher.mode == "batch":
+        from cotdistill.backends.batch import BatchBackend
+
+        return BatchBackend(
+            teacher.model,
+            teacher.base_url,
+            journal,
+            teacher.api_key.get_secret_value(),
+            teacher.api,
+            teacher.system,
+            limits.timeout,
+            limits.retries,
+            budget=budget,
+            price=price,
+        )
     from cotdistill.backends.openai import OpenAIBackend
 
     return OpenAIBackend(

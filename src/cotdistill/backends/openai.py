@@ -9,16 +9,15 @@ samples of a prompt go out as one request where the server honours `n`.
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from cotdistill.backends.flight import Flight, Result
+from cotdistill.backends.loops import own_loop
 from cotdistill.backends.wire import (
     EMPTY,
     checked_key,
@@ -83,40 +82,19 @@ class OpenAIBackend:
         A Ctrl-C, a spent budget and an error of every request end in the same way: nothing new is
         asked, what is in flight is yielded, and then it is raised. A second Ctrl-C does not wait.
         """
-        loop = _new_loop()
-        flight = Flight(self, loop)
-        run = partial(_run, loop)
-        try:
-            with _first_interrupt(flight.interrupt):
-                run(flight.open())
-                while flight.fill(requests) or flight.tasks:
-                    run(flight.something())
-                    while flight.done:
-                        yield flight.done.popleft()
-                if flight.stopped is not None:
-                    raise flight.stopped
-        finally:
-            run(flight.close())
-            run(loop.shutdown_default_executor())  # it looked up host names
-            loop.close()
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
-
-
-def _run(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
-    """Run `work` to its end, also where the caller is in a loop already, as in a notebook."""
-    outer = asyncio._get_running_loop()
-    asyncio._set_running_loop(None)
-    try:
-        loop.run_until_complete(work)
-    finally:
-        asyncio._set_running_loop(outer)
+        with own_loop() as (loop, run):
+            flight = Flight(self, loop)
+            try:
+                with _first_interrupt(flight.interrupt):
+                    run(flight.open())
+                    while flight.fill(requests) or flight.tasks:
+                        run(flight.something())
+                        while flight.done:
+                            yield flight.done.popleft()
+                    if flight.stopped is not None:
+                        raise flight.stopped
+            finally:
+                run(flight.close())
 
 
 @contextmanager
