@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import random
+import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
 from cotdistill.answers import PAPER, TYPED, AnswerType
 from cotdistill.config import CurateConfig
-from cotdistill.curate import DROPPED, Curated, answer_pairs, curate
+from cotdistill.curate import DROPPED, Curated, answer_pairs, curate, without_leaked
 from cotdistill.errors import DataError
-from cotdistill.methods import METHODS, teacher_method
-from cotdistill.records import FinishReason, Generation, Pair, Question
+from cotdistill.methods import METHODS, Method, teacher_method
+from cotdistill.records import FinishReason, Generation, Pair, Question, to_line, write_jsonl
 
 QUESTIONS = [Question("a", "2 + 3?", "5"), Question("b", "3 + 4?", "7"), Question("c", "4 + 5?", "9")]
 NUMBER = TYPED["number"]
@@ -44,10 +49,29 @@ def curated(
     generations: list[Generation] = MIXED,
     questions: list[Question] = QUESTIONS,
     answer_type: AnswerType = NUMBER,
+    test: Sequence[Question] = (),
+    teacher: Method = METHODS["zero_shot_cot"],
+    processes: int = 0,
     **changes: Any,
 ) -> Curated:
     config = CurateConfig.model_validate(changes)
-    return curate(generations, questions, METHODS["zero_shot_cot"], METHODS["fine_tune_cot"], answer_type, config)
+    with TemporaryDirectory() as folder:
+        pairs = Path(folder) / "pairs.jsonl"
+        result = curate(
+            generations, questions, teacher, METHODS["fine_tune_cot"], answer_type, config, pairs, test, processes
+        )
+        assert [json.loads(line) for line in pairs.read_bytes().splitlines()] == [p.to_json() for p in result.pairs]
+        assert list(Path(folder).iterdir()) == [pairs], "something else was left there"
+    dropped = result.ledger["dropped"]
+    assert isinstance(dropped, dict)
+    assert tuple(dropped) == DROPPED
+    assert sum(dropped.values()) + len(result.pairs) == result.ledger["answered"]
+    return result
+
+
+def dropped(result: Curated) -> dict[str, int]:
+    """The reasons that there were."""
+    return {reason: count for reason, count in result.ledger["dropped"].items() if count}  # type: ignore[attr-defined]
 
 
 def kept(result: Curated) -> list[tuple[str, int]]:
@@ -68,7 +92,9 @@ def test_every_reason_counts_and_the_ledger_adds_up() -> None:
             "no_answer": 1,
             "truncated": 2,
             "empty": 1,
+            "loop": 0,
             "not_listed": 0,
+            "leaked": 0,
             "duplicate": 1,
             "over_per_question": 1,
             "over_total": 0,
@@ -79,8 +105,11 @@ def test_every_reason_counts_and_the_ledger_adds_up() -> None:
         "prompt_tokens": 200,
         "completion_tokens": 90,
     }
-    assert [s.category for s in result.scores][4:6] == ["wrong", "no_answer"]
-    assert len(result.scores) == len(MIXED)
+    shown = [(question.id, generation.index, score.category) for question, generation, score in result.dropped]
+    assert shown == [
+        *[("a", 1, "correct"), ("a", 3, "correct")],
+        *[("b", 0, "wrong"), ("b", 1, "no_answer"), ("b", 2, "correct")],
+    ]
 
 
 def test_a_pair_has_the_teacher_s_words_and_the_known_answer() -> None:
@@ -103,12 +132,190 @@ CHOICES: list[tuple[dict[str, Any], list[tuple[str, int]]]] = [
 
 @pytest.mark.parametrize(("changes", "pairs"), CHOICES)
 def test_what_is_kept(changes: dict[str, Any], pairs: list[tuple[str, int]]) -> None:
-    result = curated(**changes)
-    assert kept(result) == pairs
-    dropped = result.ledger["dropped"]
-    assert isinstance(dropped, dict)
-    assert tuple(dropped) == DROPPED
-    assert sum(dropped.values()) + len(pairs) == result.ledger["answered"]
+    assert kept(curated(**changes)) == pairs
+
+
+SUMS = [  # of question c; the equations, or the words where there are none
+    wrote("c", 0, " We add the two of them up: 4 + 5 = 9.", " 9"),
+    wrote("c", 1, " So $4.00 + 5 = 9 it is.", " 9"),
+    wrote("c", 2, " 5 + 4 = 9.", " 9"),
+    wrote("c", 3, " Nine, by counting.", " 9"),
+    wrote("c", 4, " By counting on.", " 9"),
+    wrote("c", 5, " Nine,  by counting. ", " 9"),
+]
+BESIDE_EACH_OTHER: list[tuple[dict[str, Any], list[int], dict[str, int]]] = [
+    ({}, [0, 1, 2, 3, 4], {"duplicate": 1}),
+    ({"dedup": "off"}, [0, 1, 2, 3, 4, 5], {}),
+    ({"dedup": "equations"}, [0, 2, 3, 4], {"duplicate": 2}),
+    ({"dedup": "equations", "prefer": "short"}, [1, 2, 3, 4], {"duplicate": 2}),
+    ({"per_question": 2}, [0, 1], {"over_per_question": 4}),
+    ({"per_question": 2, "prefer": "short"}, [2, 4], {"over_per_question": 4}),
+    ({"per_question": 3, "prefer": "short", "dedup": "off"}, [2, 3, 4], {"over_per_question": 3}),
+    ({"per_question": 9, "prefer": "short", "dedup": "exact"}, [0, 1, 2, 3, 4], {"duplicate": 1}),
+]
+
+
+@pytest.mark.parametrize(("changes", "indices", "why"), BESIDE_EACH_OTHER)
+def test_which_of_one_question_are_kept(changes: dict[str, Any], indices: list[int], why: dict[str, int]) -> None:
+    result = curated(SUMS, **changes)
+    assert (kept(result), dropped(result)) == ([("c", i) for i in indices], why)
+
+
+def test_loops_are_dropped() -> None:
+    generations = [wrote("a", 0, " It is five, as has been said before." * 5, " 5"), wrote("a", 1, " 2 + 3.", " 5")]
+    result = curated(generations)
+    assert (kept(result), dropped(result)) == ([("a", 1)], {"loop": 1})
+    assert kept(curated(generations, loops="keep")) == [("a", 0), ("a", 1)]
+
+
+LONG = "Tom has two red and three blue marbles in one of his bags. How many marbles does Tom have?"
+TRAIN = [
+    Question("a", LONG, "5"),
+    Question("b", LONG.replace("does Tom", "does he"), "5"),
+    Question("c", "In one of his bags are marbles. How many marbles does Tom have?", "5"),
+    Question("d", "2 + 3?", "5"),
+]
+
+
+def test_training_questions_that_are_test_questions_are_left_out() -> None:
+    test = [Question("t", f"  {LONG.upper()}\n", "5"), Question("u", "Another one?", "1")]
+    generations = [wrote(question.id, 0, " Add.", " 5") for question in TRAIN]
+    generations.insert(1, wrote("a", 1, " Guess.", " 6"))
+    result = curated(generations, TRAIN, test=test)
+    assert (kept(result), dropped(result)) == ([("b", 0), ("c", 0), ("d", 0)], {"wrong": 1, "leaked": 1})
+    overlap = {"exact": 1, "8_words": 2, "13_words": 2}
+    assert result.ledger["test_overlap"] == overlap
+    result = curated(generations, TRAIN, test=test, leaked="keep")
+    assert (len(result.pairs), result.ledger["test_overlap"]) == (4, overlap)
+    assert "test_overlap" not in curated(generations, TRAIN).ledger
+    assert without_leaked(TRAIN, test, CurateConfig()) == TRAIN[1:]
+    assert without_leaked(TRAIN, test, CurateConfig(leaked="keep")) == TRAIN
+
+
+def test_the_reasons_are_tried_in_their_order(tmp_path: Path) -> None:
+    """Each generation has its own fault and all those that come after it."""
+    loop, listed = " It is five, as has been said before." * 5, tmp_path / "ids.txt"
+    listed.write_text("b")
+    generations = [
+        wrote("a", 0, loop, " 6", "length"),
+        wrote("a", 1, loop, " ?"),
+        wrote("a", 2, loop, " 5", "length"),
+        wrote("a", 3, " ", " 5"),
+        wrote("a", 4, loop, " 5"),
+        wrote("a", 5, " Add.", " 5"),
+        *(wrote("b", i, text, " 5") for i, text in enumerate([" Add.", " Count.", " Add.", " Guess."])),
+        wrote("d", 0, " Add.", " 5"),
+    ]
+    changes: dict[str, Any] = {"only": listed, "per_question": 2, "total": 1}
+    result = curated(generations, TRAIN, test=TRAIN[:1], **changes)
+    assert result.ledger["dropped"] == {**dict.fromkeys(DROPPED, 1), "not_listed": 2, "leaked": 0}
+    listed.write_text("a\nb")
+    result = curated(generations, TRAIN, test=TRAIN[:1], **changes)
+    assert result.ledger["dropped"] == dict.fromkeys(DROPPED, 1)
+
+
+def test_the_ledger_has_the_counts_of_each_teacher() -> None:
+    both = [replace(one, teacher=teacher) for one in MIXED[:5] for teacher in ("large", "small")]
+    result = curated(both, total=2)
+    teachers = result.ledger["teachers"]
+    assert isinstance(teachers, dict)
+    assert list(teachers) == ["large", "small"]
+    for name in ("asked", "answered", "failed", "kept", "right", "completion_tokens"):
+        assert teachers["large"][name] + teachers["small"][name] == result.ledger[name]
+    assert teachers["large"]["dropped"]["wrong"] == 1
+    assert {pair.teacher for pair in result.pairs} <= {"large", "small"}
+    assert "teachers" not in curated().ledger
+
+
+def test_generations_of_a_question_stand_together() -> None:
+    with pytest.raises(DataError, match="question 'a' do not stand together"):
+        curated([MIXED[0], MIXED[4], MIXED[1]])
+
+
+def many(questions: int, samples: int = 8) -> tuple[list[Question], list[Generation]]:
+    """Questions with right, wrong, cut, repeated and failed generations, and text of every kind."""
+    draw = random.Random(0)
+    asked = [Question(f"q{i}", f"{i} + 7? \u2028\u00e9", str(i + 7)) for i in range(questions)]
+    finishes: tuple[FinishReason, ...] = ("stop", "stop", "stop", "length", "error")
+    generations = [
+        wrote(
+            question.id,
+            i,
+            f" Way {draw.randrange(5)}: {question.text} \ud800 is " + "some more than that, " * draw.randrange(9),
+            draw.choice([f" {question.answer}.", f" {question.answer} \x85apples", " 3", " none"]),
+            draw.choice(finishes),
+        )
+        for question in asked
+        for i in range(samples)
+    ]
+    return asked, generations
+
+
+@pytest.mark.parametrize("changes", [{}, {"total": 500, "prefer": "short", "dedup": "equations", "per_question": 3}])
+def test_any_number_of_processes_writes_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("cotdistill.chunks.BYTES", 20_000)
+    monkeypatch.setattr("cotdistill.chunks.ROWS", 100)
+    questions, generations = many(300)
+    write_jsonl(tmp_path / "generations.jsonl", generations)
+    methods = METHODS["zero_shot_cot"], METHODS["fine_tune_cot"]
+    found = []
+    for source in (generations, iter(generations), tmp_path / "generations.jsonl"):
+        for processes in (1, 3):
+            out = tmp_path / "pairs.jsonl"
+            config = CurateConfig.model_validate(changes)
+            result = curate(source, questions, *methods, NUMBER, config, out, QUESTIONS, processes)
+            found.append((out.read_bytes(), result.ledger, result.dropped))
+            source = list(generations) if not isinstance(source, Path) else source
+    assert found[0][0].count(b"\n") == found[0][1]["kept"] != 0
+    assert all(one == found[0] for one in found[1:])
+
+
+def test_an_error_leaves_the_old_pairs_and_nothing_else(tmp_path: Path) -> None:
+    questions, generations = many(20)
+    lines = [to_line(generation) for generation in generations]
+    lines[33] = lines[33].rstrip() + b"}\n"
+    (tmp_path / "generations.jsonl").write_bytes(b"".join(lines))
+    (tmp_path / "pairs.jsonl").write_text("old")
+    methods = METHODS["zero_shot_cot"], METHODS["fine_tune_cot"]
+    with pytest.raises(DataError, match=r"generations\.jsonl, line 34: not a Generation"):
+        curate(tmp_path / "generations.jsonl", questions, *methods, NUMBER, CurateConfig(), tmp_path / "pairs.jsonl")
+    assert (tmp_path / "pairs.jsonl").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["generations.jsonl", "pairs.jsonl"]
+    with pytest.raises(DataError, match=r"none\.jsonl: cannot be read"):
+        curate(tmp_path / "none.jsonl", questions, *methods, NUMBER, CurateConfig(), tmp_path / "pairs.jsonl")
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+from cotdistill.answers import TYPED
+from cotdistill.config import CurateConfig
+from cotdistill.curate import curate
+from cotdistill.methods import METHODS
+from cotdistill.records import Question
+folder = Path(sys.argv[1])
+questions = [Question(str(i), f"{i} + 7?", str(i + 7)) for i in range(2000)]
+methods = METHODS["zero_shot_cot"], METHODS["fine_tune_cot"]
+curate(folder / "generations.jsonl", questions, *methods, TYPED["number"], CurateConfig(), folder / "pairs.jsonl")
+print(*(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_generations(tmp_path: Path) -> None:
+    """Ten times as many of the same questions, 80 MB more of text: less than 15 MB more in any process."""
+    peaks = []
+    for samples in (10, 100):
+        with (tmp_path / "generations.jsonl").open("wb") as file:
+            for q in range(2000):
+                for i in range(samples):
+                    file.write(to_line(wrote(str(q), i, f" In way {i}, " + "we count on and on. " * 15, f" {q + 7}.")))
+        words = [sys.executable, "-c", PEAK, str(tmp_path)]
+        out = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+        peaks.append([int(kilobytes) / 1024 for kilobytes in out.split()])
+    assert all(large - small < 15 for small, large in zip(*peaks, strict=True)), peaks
 
 
 def test_a_total_is_drawn_by_the_papers_rule() -> None:
@@ -116,9 +323,8 @@ def test_a_total_is_drawn_by_the_papers_rule() -> None:
     generations = [wrote("a", i, f" Way {i}.", " 5") for i in range(10)]
     result = curated(generations, total=4)
     assert kept(result) == [("a", 2), ("a", 4), ("a", 8), ("a", 9)]
-    dropped = result.ledger["dropped"]
-    assert isinstance(dropped, dict)
-    assert dropped["over_total"] == 6
+    assert dropped(result) == {"over_total": 6}
+    assert (result.ledger["questions_covered"], result.ledger["right"]) == (1, 10)
     assert len(curated(generations, total=10).pairs) == 10
 
 
@@ -145,14 +351,10 @@ def test_a_teacher_that_is_asked_once_gives_its_rationale_without_the_answer(
     teacher: str, text: str, rationale: str
 ) -> None:
     method = teacher_method(teacher, answer_type="number")
-    generation = Generation("a", 0, text, None, "stop")
-    config = CurateConfig()
-    (pair,) = curate([generation], QUESTIONS, method, METHODS["fine_tune_cot"], NUMBER, config).pairs
+    (pair,) = curated([Generation("a", 0, text, None, "stop")], teacher=method).pairs
     assert pair.completion == f" {rationale} --> 5 END"
     bare = Generation("a", 0, " The answer is 5.", None, "stop")
-    ledger = curate([bare], QUESTIONS, method, METHODS["fine_tune_cot"], NUMBER, config).ledger
-    assert isinstance(ledger["dropped"], dict)
-    assert ledger["dropped"]["empty"] == 1, "an answer without a rationale teaches no reasoning"
+    assert dropped(curated([bare], teacher=method)) == {"empty": 1}, "no reasoning is taught by an answer alone"
 
 
 def test_keep_all_still_teaches_the_known_answer() -> None:
@@ -179,8 +381,9 @@ def test_a_wrong_rationale_never_reaches_a_pair(seed: int) -> None:
         wrote(
             q, i, f" thought {draw.randrange(4)}", draw.choice([" 5", " 7.", " 9", " 57", " -5", " none", ""]), finish
         )
-        for i in range(200)
-        for q, finish in [(draw.choice("abc"), draw.choice(finishes))]
+        for q in "abc"
+        for i in range(70)
+        for finish in [draw.choice(finishes)]
     ]
     config: dict[str, Any] = {"truncated": draw.choice(["drop", "keep"]), "per_question": draw.choice([0, 2])}
     result = curated(generations, **config)
@@ -201,7 +404,7 @@ def test_the_rule_decides_what_is_right() -> None:
 
 def test_nothing() -> None:
     result = curated([])
-    assert (result.pairs, result.scores) == ([], [])
+    assert (result.pairs, result.dropped) == ([], [])
     assert result.ledger["teacher_accuracy"] is None
     only_errors = curated([MIXED[-1]]).ledger
     assert (only_errors["answered"], only_errors["failed"], only_errors["teacher_accuracy"]) == (0, 1, None)

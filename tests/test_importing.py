@@ -351,8 +351,9 @@ def test_the_papers_count_comes_out(
         stream = generate(questions, RecordedBackend(store), METHODS["zero_shot_cot"], bought, max_tokens=128)
         generations = list(stream)
     methods = METHODS["zero_shot_cot"], METHODS["fine_tune_cot"]
-    config = CurateConfig(truncated="keep", dedup=False)
-    ledger = curate(generations, questions, *methods, RULES["paper"][kind], config).ledger
+    config = CurateConfig(truncated="keep", loops="keep", dedup="off")
+    pairs = tmp_path / "pairs.jsonl"
+    ledger = curate(generations, questions, *methods, RULES["paper"][kind], config, pairs).ledger
     assert (ledger["kept"], ledger["answered"]) == (kept, asked)
     if not repeats:
         rows = [row for _, row in iter_json_lines(logs) if row["split"] == "train"]

@@ -20,7 +20,7 @@ TAIL = r"\.?\s{0,9}(?:\n\s{0,9}I hope (?:this|that) help(?:s|ed)[.!]\s{0,9})?"
 NUMBER = re.compile(rf"{HEAD}(-?)\$?((?:[0-9]{{1,3}}(?:,[0-9]{{3}}){{1,9}}|[0-9]{{1,50}})(?:\.[0-9]{{1,50}})?){TAIL}")
 LETTER = re.compile(rf"{HEAD}(\(?)([A-Z])\)?{TAIL}")
 YES_NO = re.compile(rf"{HEAD}(\"?)(yes|no)\1{TAIL}", re.IGNORECASE)
-WORD = re.compile(rf"{HEAD}(\"?)(?!is\b)(\w{{1,50}})\1{TAIL}")
+WORD = re.compile(rf"{HEAD}(\"?)(?!(?:is|END)\b)(\w{{1,50}})\1{TAIL}")
 DATE = re.compile(rf"{HEAD}([0-9]{{1,2}})/([0-9]{{1,2}})/([0-9]{{4}}){TAIL}")
 
 

@@ -34,14 +34,17 @@ def loops(text: str) -> bool:
 
     What differs by a name or a number is another thing: the lines of Last Letter or Coin Flip do not loop.
     """
-    text = text[-MOST:]
-    return any(_says_again(text, shift) for shift in set(_shifts(text)))
-
-
-def _shifts(text: str) -> Iterator[int]:
-    """After how many characters a piece of the text stands a second time."""
-    most = len(text) // 3
+    text = text[-MOST:] + " "  # what stands between two phrases does not stand after the last
     for start in range(0, len(text) - 2 * PIECE + 1, PIECE):
+        if text.find(text[start : start + PIECE], start + 1) >= 0:  # most texts have no piece twice
+            return any(_says_again(text, shift) for shift in set(_shifts(text, start)))
+    return False
+
+
+def _shifts(text: str, first: int) -> Iterator[int]:
+    """After how many characters a piece of the text, the first or a later one, stands a second time."""
+    most = len(text) // 3
+    for start in range(first, len(text) - 2 * PIECE + 1, PIECE):
         piece, end = text[start : start + PIECE], start + PIECE + most
         again = text.find(piece, start + 1, end)
         while again >= 0:

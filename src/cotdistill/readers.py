@@ -17,7 +17,7 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
 
-from cotdistill.reading import UNFINISHED
+from cotdistill.reading import UNFINISHED, rare
 
 LONGEST = 300  # characters of one answer
 TOLERANCE = Fraction(1, 10**6)
@@ -26,7 +26,10 @@ NEGATED = re.compile(
     r"(?:(?:be|the|a|an|option)\s+)*[\"'$(]*$",
     re.IGNORECASE,
 )
-HEDGED = re.compile(r"\b(?:don't know|not sure|unsure|maybe|perhaps|possibly|might|could be)\b", re.IGNORECASE)
+HEDGED = rare(
+    r"\b(?:don't know|not sure|unsure|maybe|perhaps|possibly|might|could be)\b",
+    "know,sure,maybe,perhaps,possibly,might,could be",
+)
 MARK = re.compile(r"[\\*`${\u2212\u2018\u2019\u201c\u201d]")  # one of these is in whatever `plain` changes
 DENIED = re.compile(r"\s(?:\w+\s)?(?:not|never|cannot|\w+n't)\b", re.IGNORECASE)
 
@@ -63,14 +66,15 @@ TENS = re.findall(r"\w+", "twenty thirty forty fifty sixty seventy eighty ninety
 WORDS = {word: i for i, word in enumerate(ONES)} | {
     f"{tens}-{ONES[one]}" if one else tens: 10 * i + one for i, tens in enumerate(TENS, 2) for one in range(10)
 }
-NUMBER_WORD = re.compile(
-    rf"(?<![\w-])(?:(?:{'|'.join(TENS)})(?:[- ](?:{'|'.join(ONES[1:10])}))?|{'|'.join(ONES)})(?![\w-])", re.IGNORECASE
+NUMBER_WORD = rare(
+    rf"(?<![\w-])(?:(?:{'|'.join(TENS)})(?:[- ](?:{'|'.join(ONES[1:10])}))?|{'|'.join(ONES)})(?![\w-])",
+    "zero,one,tw,thr,thi,fo,fi,six,seven,eigh,nin,ten,eleven",
 )
 # Words that make a number another one than it seems.
-SCALED = re.compile(
+SCALED = rare(
     r"\b(?:hundred|thousand|million|billion|trillion|dozen|one of|double|twice|half|halves|thirds?|quarters?"
     r"|squared|cubed)\b",
-    re.IGNORECASE,
+    "hundred,thousand,illion,dozen,one of,double,twice,half,halves,third,quarter,squared,cubed",
 )
 NUMERAL = re.compile(
     r"(?P<sign>[-+]?)[$\u20ac\u00a3\u00a5]?(?P<sign2>-?)"
@@ -78,10 +82,10 @@ NUMERAL = re.compile(
     r"|(?:[0-9]{1,20}_)?[0-9]{1,20}/0*[1-9][0-9]{0,19})"
     r"(?:[%$\u20ac\u00a3\u00b0]|-?(?!(?:st|nd|rd|th|am|pm)\b)[A-Za-z]{2,}(?:-[A-Za-z]+)*)?"
 )
-LIMITED = re.compile(
+LIMITED = rare(
     r"(?:\b(?:not|never|between|at least|at most|up to|(?:less|more|fewer|greater|smaller|larger) than)|n't"
     r"|[<>\u2264\u2265\u2260])\s*(?:\w+\s)?$",
-    re.IGNORECASE,
+    "not,never,between,at least,at most,up to,than,n't,<,>",
 )
 NUMBER = re.compile(r"([-+]?)(?:([0-9]{1,50}) )?([0-9.]{1,101}(?:/[0-9]{1,50})?)")
 WHOLE = re.compile(r"-?[0-9]{1,50}")
@@ -241,10 +245,10 @@ BOTH = re.compile(
     r"\b(?:yes|no)[\"']?(?:\s?(?:/|,? or |,? and |,? nor )[\"']?(?:yes|no)|,? (?:if|unless|when|only))\b", re.IGNORECASE
 )
 NOT_YES = re.compile(r"(?:\b(?:not|never|cannot|than)|n't)\s(?:\w+\s)?[\"']?(?:yes|no)\b", re.IGNORECASE)
-UNSURE = re.compile(
+UNSURE = rare(
     r"\b(?:not sure|unsure|maybe|perhaps|might|depends|unclear|unknown|cannot|can't|impossible|whether|if|either"
     r"|there (?:is|are|was|were) no)\b",
-    re.IGNORECASE,
+    "sure,maybe,perhaps,might,depends,unclear,unknown,cannot,can't,impossible,whether,if,either,there ",
 )
 
 

@@ -13,11 +13,38 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 MOST = 3000  # characters that are read: the first of an answer step, the last of a whole text
 UNFINISHED = "\u2026"  # stands where a text was cut; what touches it may not be all there
 
 Read = Callable[[str, Sequence[str]], str | None]
+
+
+@dataclass(frozen=True)
+class Rare:
+    """A pattern that ignores case and is only tried where one of `words`, without which it never matches, stands."""
+
+    pattern: re.Pattern[str]
+    words: tuple[str, ...]
+
+    def search(self, text: str) -> re.Match[str] | None:
+        return self.pattern.search(text) if self._may(text) else None
+
+    def finditer(self, text: str) -> Iterable[re.Match[str]]:
+        return self.pattern.finditer(text) if self._may(text) else ()
+
+    def _may(self, text: str) -> bool:
+        if not text.isascii():  # some letters have cases of their own there
+            return True
+        lower = text.lower()
+        return any(word in lower for word in self.words)
+
+
+def rare(pattern: str, words: str) -> Rare:
+    """The Rare of a pattern, and of its words with commas between them."""
+    return Rare(re.compile(pattern, re.IGNORECASE), tuple(words.split(",")))
+
 
 # The model's end marks, and the next question that a model goes on to ask itself.
 GOES_ON = re.compile(
@@ -28,11 +55,11 @@ SENTENCE_END = re.compile(
     r"(?:(?<=[.!?])|(?<=[.!?][\"')*]))(?<!\b[A-Z]\.)(?<!\b(?:Mr|Dr|Ms|St|Jr)\.)(?<!\b(?:Mrs|Jan|Feb|Mar|Apr|Jun)\.)"
     r"(?<!\b(?:Jul|Aug|Sep|Oct|Nov|Dec)\.)(?<!\bSept\.)\s+|\n\s*"
 )
-STATED = re.compile(
+STATED = rare(
     r"\banswer(?:\s?\([^()\n]{1,30}\))?(?:\s(?:to|for)\s[^.:\n]{1,80}?)?[*\"]*\s?"
     r"(?:(?:is|was|would be|will be|must be)\b|[:=])"
     r"|\bto answer the question,|\b(?:correct|right|best) (?:option|choice) (?:is|would be)\b|\#{4}",
-    re.IGNORECASE,
+    "answer,option,choice,####",
 )
 # Before or after "the answer is", where nothing is stated by it.
 SUPPOSED = re.compile(
@@ -42,10 +69,10 @@ SUPPOSED = re.compile(
     re.IGNORECASE,
 )
 OF_ITSELF = re.compile(r"[\s:]*(?:correct|right|wrong|incorrect)\b", re.IGNORECASE)
-RETRACTED = re.compile(
+RETRACTED = rare(
     r"(?:^|(?<=[.!?\n]))\W*(?:wait|hold on|actually|correction|oops|sorry|no,? (?:wait|actually)|i made a mistake"
     r"|let(?:'s| me| us) (?:re-?(?:check|vise|calculate|consider|count|do|examine|think)|correct|fix))\b",
-    re.IGNORECASE,
+    "wait,hold on,actually,correction,oops,sorry,mistake,let",
 )
 FILLER = re.compile(
     r"\W*(?:i hope|hope this|let me know|(?:we|you) can (?:use|write|verify|confirm|check|also)"
@@ -138,7 +165,7 @@ def _sentences(text: str) -> list[str]:
 def _stated(text: str) -> str | None:
     """The sentence after the last "the answer is", or what is in the last \\boxed{}; `None` without either."""
     at, stated = -1, None
-    for match in _statements(text):
+    for match in STATED.finditer(text):
         supposed = SUPPOSED.search(text[max(0, match.start() - 60) : match.start()])
         if not supposed and not OF_ITSELF.match(text, match.end()):
             at = match.end()
@@ -156,11 +183,4 @@ def _stated(text: str) -> str | None:
 
 
 def _supposed(sentence: str) -> bool:
-    return any(SUPPOSED.search(sentence[: match.start()]) for match in _statements(sentence))
-
-
-def _statements(text: str) -> Iterable[re.Match[str]]:
-    # Most texts have none, and a search for plain words is quick; beyond ASCII some letters have cases of their own.
-    if text.isascii() and not any(word in text.lower() for word in ("answer", "option", "choice", "####")):
-        return ()
-    return STATED.finditer(text)
+    return any(SUPPOSED.search(sentence[: match.start()]) for match in STATED.finditer(sentence))
