@@ -62,18 +62,14 @@ DOCUMENTED: Mapping[str, tuple[str, ...]] = {
 }
 # What follows from it, in the order in which it is told.
 ADVICE = {
-    "model": "what it has loaded answers to any name",
     "n": "each sample is a request of its own",
-    "seed": "the store keeps the samples, but nobody can draw them again",
+    "seed": "its samples are stored, but cannot be drawn again",
     "temperature": "compare some samples of a question before you buy many",
     "stop": "leave teacher.stop empty",
     "max_tokens": "a completion may be longer, and cost more",
     "usage": "tokens cannot be counted",
 }
-REMEDIES = {
-    ("SGLang", "seed"): "start it with --enable-deterministic-inference",
-    ("SGLang", "max_tokens"): "update it",
-}
+REMEDIES = {("SGLang", "seed"): "start it with --enable-deterministic-inference"}  # where more can be done
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,7 @@ class Found:
         return not self.models or not {model, f"{model}:latest"}.isdisjoint(self.models)
 
     def instead_of(self, model: str) -> str:
-        """ ". Did you mean ...?" with the nearest model, or what there is."""
+        """The end of a sentence: the nearest model, or all there are."""
         told = nearest(model, self.models)
         return told if len(told) <= 200 else f"; it lists {len(self.models)} models at /v1/models."
 
@@ -134,16 +130,19 @@ async def _probe(base_url: str, api_key: str, backend: OpenAIBackend, timeout: f
         # They are shown: a server that sends back the key, or a control sequence, is not quoted.
         models = tuple(n for n in names if n.isprintable() and 0 < len(n) <= 200 and not (api_key and api_key in n))
         server, slots = await _name(http, base_url, listed, cards)
-        asked = _Asked(http, backend)
-        await asked.all()
-    ignores, notes = asked.verdict(DOCUMENTED.get(server, ()), models)
-    if slots and "n" not in (*ignores, *asked.refuses):
+        replies = await _ask_all(http, backend)
+    ignores, notes = replies.verdict(DOCUMENTED.get(server, ())), []
+    if answered := replies.model(backend.model, models):
+        notes.append(f"{answered} answers whatever teacher.model says")
+    if replies.counts_one_choice():
+        notes.append("its usage counts one choice of n")
+    if slots and "n" not in (*ignores, *replies.refuses):
         notes.append(f"n up to {slots}, its slots")
-    return Found(server, models, ignores, tuple(asked.refuses), tuple(notes))
+    return Found(server, models, ignores, replies.refuses, tuple(notes))
 
 
 async def _name(
-    http: aiohttp.ClientSession, base_url: str, listed: _Reply, cards: list[dict[str, Any]]
+    http: aiohttp.ClientSession, base_url: str, listed: Reply, cards: list[dict[str, Any]]
 ) -> tuple[str, int]:
     """Which server it is, and how many slots a llama.cpp has (0: it is another, or does not say)."""
     host = urlsplit(base_url).hostname or ""
@@ -167,7 +166,7 @@ async def _name(
 
 
 @dataclass(frozen=True)
-class _Reply:
+class Reply:
     """Status 0: no whole reply came. `json` is {} where it is no object; `text` is for looking for words only."""
 
     status: int = 0
@@ -204,7 +203,7 @@ def _first(choice: Mapping[str, Any], keys: tuple[str, ...]) -> str:
     return next((text for key in keys if isinstance(text := merged.get(key), str) and text.strip()), "")
 
 
-async def _call(http: aiohttp.ClientSession, url: str, body: Any = None, seconds: float | None = None) -> _Reply:
+async def _call(http: aiohttp.ClientSession, url: str, body: Any = None, seconds: float | None = None) -> Reply:
     """GET, or POST with a body; redirects are not followed, with the key."""
     content = bytearray()
     try:
@@ -220,72 +219,83 @@ async def _call(http: aiohttp.ClientSession, url: str, body: Any = None, seconds
             async for chunk in response.content.iter_chunked(2**16):
                 content += chunk
                 if len(content) > MAX_REPLY_BYTES:
-                    return _Reply()
+                    return Reply()
             status, server = response.status, response.headers.get("Server", "")
     except (aiohttp.ClientError, TimeoutError):
-        return _Reply()
+        return Reply()
     try:
         value = orjson.loads(content)
     except orjson.JSONDecodeError:
         value = None
-    return _Reply(
+    return Reply(
         status, server, value if isinstance(value, dict) else {}, content[: 2**14].decode(errors="replace").lower()
     )
 
 
-class _Asked:
-    """Six requests, and what their replies say."""
+async def _ask_all(http: aiohttp.ClientSession, backend: OpenAIBackend) -> Replies:
+    """Six requests; each again without what it refuses by name."""
+    replies = Replies()
+    left = REQUESTS
 
-    def __init__(self, http: aiohttp.ClientSession, backend: OpenAIBackend) -> None:
-        self.http = http
-        self.backend = backend
-        self.refuses: list[str] = []
-        self.left = REQUESTS
-        self.first = self.again = self.other = self.greedy = self.stopped = self.two = _Reply()
-        self.stop = ""
-
-    async def all(self) -> None:
-        self.first = await self.ask(seed=1)
-        if not self.first.texts:  # the backend's own check says why
-            return
-        self.again = await self.ask(seed=1)
-        self.other = await self.ask(seed=2)
-        self.greedy = await self.ask(temperature=0)
-        self.two = await self.ask(seed=3, n=2)
-        words = _text(self.greedy).split()[1:]
-        if words:
-            self.stop = max(words, key=len)
-            self.stopped = await self.ask(temperature=0, stop=[self.stop])
-
-    async def ask(self, **parameters: Any) -> _Reply:
-        """One request; again without what it refuses by name, which is then in `refuses`."""
-        while self.left:
-            self.left -= 1
-            body = {"model": self.backend.model, "max_tokens": TOKENS, "temperature": 1.0, **parameters}
-            body |= {"messages": [{"role": "user", "content": PROMPT}]} if self.backend.chat else {"prompt": PROMPT}
-            if "max_tokens" in self.refuses:
+    async def ask(**parameters: Any) -> Reply:
+        nonlocal left
+        while left:
+            left -= 1
+            body = {"model": backend.model, "max_tokens": TOKENS, "temperature": 1.0, **parameters}
+            body |= {"messages": [{"role": "user", "content": PROMPT}]} if backend.chat else {"prompt": PROMPT}
+            if "max_tokens" in replies.refuses:
                 body["max_completion_tokens"] = TOKENS
-            body = {name: value for name, value in body.items() if name not in self.refuses}
-            reply = await _call(self.http, self.backend.endpoint, body)
-            refused = _refused(reply, body)
-            if refused:
-                self.refuses.append(refused)
+            body = {name: value for name, value in body.items() if name not in replies.refuses}
+            reply = await _call(http, backend.endpoint, body)
+            if not reply.status:  # it hangs, or is gone: wait no more
+                left = 0
+            if refused := _refused(reply, body):
+                replies.refuses += (refused,)
             if refused in ("", "n"):  # without n there is nothing to see
                 return reply
-        return _Reply()
+        return Reply()
 
-    def verdict(self, documented: tuple[str, ...], models: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
-        """(ignored parameters, remarks)."""
-        honours = {**self._sampling(), **self._limits(), "n": self._n(), "model": self._model(models)}
-        ignores = tuple(
-            name
-            for name in ADVICE
-            if name not in self.refuses and (name in documented if honours.get(name) is None else not honours[name])
-        )
+    replies.first = await ask(seed=1)
+    if replies.first.texts:  # if not, the backend's own check says why
+        replies.again = await ask(seed=1)
+        replies.other = await ask(seed=2)
+        replies.greedy = await ask(temperature=0)
+        replies.two = await ask(seed=3, n=2)
+        if words := _text(replies.greedy).split()[1:]:
+            replies.stop = max(words, key=len)
+            replies.stopped = await ask(temperature=0, stop=[replies.stop])
+    return replies
+
+
+@dataclass
+class Replies:
+    """To the same request twice, with another seed, at temperature 0, that with a stop, and with n = 2."""
+
+    first: Reply = Reply()
+    again: Reply = Reply()
+    other: Reply = Reply()
+    greedy: Reply = Reply()
+    stopped: Reply = Reply()
+    two: Reply = Reply()
+    stop: str = ""
+    refuses: tuple[str, ...] = ()
+
+    def model(self, asked: str, models: tuple[str, ...]) -> str:
+        """The model that answered to another's name, if that is so."""
+        answered = self.first.json.get("model")
+        return str(answered) if answered in models and asked not in (answered, *models) else ""
+
+    def verdict(self, documented: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """The parameters that are ignored; where the replies do not say, those `documented`."""
+        honours = {**self._sampling(), **self._limits(), "n": self._n()}
+        silent = {name for name in documented if honours.get(name) is None}
+        wrong = {name for name, kept in honours.items() if kept is False}
+        return tuple(name for name in ADVICE if name in silent | wrong and name not in self.refuses)
+
+    def counts_one_choice(self) -> bool:
+        """Whether usage leaves out all but one choice of n."""
         cut = [choice.get("finish_reason") == "length" for choice in self.two.choices]
-        short = self.two.tokens is not None and self.two.tokens <= TOKENS
-        notes = ["its usage counts one choice of n"] if len(cut) > 1 and all(cut) and short else []
-        return ignores, notes
+        return len(cut) > 1 and all(cut) and self.two.tokens is not None and self.two.tokens <= TOKENS
 
     def _sampling(self) -> dict[str, bool | None]:
         """Of temperature and seed: True, False, or None where the texts do not say."""
@@ -294,9 +304,10 @@ class _Asked:
             return {}
         if first == again == other == greedy:
             return {"temperature": False}
-        stopped, cut = _text(self.stopped), greedy.partition(self.stop)[0].strip()
-        greedily = None if not (self.stop and self.stopped.status) else stopped in (greedy, cut)
-        return {"temperature": greedily, "seed": first == again != other}
+        honours: dict[str, bool | None] = {"seed": first == again != other}
+        if self.stopped.choices:  # at temperature 0 again, and so the same text, if shorter
+            honours["temperature"] = _text(self.stopped) in (greedy, greedy.partition(self.stop)[0].strip())
+        return honours
 
     def _limits(self) -> dict[str, bool | None]:
         """Of stop, max_tokens and usage."""
@@ -314,16 +325,12 @@ class _Asked:
         alike = len(set(texts)) < len(texts) and _text(self.first) != _text(self.other)  # copies of one sample
         return len(texts) > 1 and not alike
 
-    def _model(self, models: tuple[str, ...]) -> bool | None:
-        answered = self.first.json.get("model")
-        return False if answered in models and self.backend.model not in (answered, *models) else None
 
-
-def _text(reply: _Reply) -> str:
+def _text(reply: Reply) -> str:
     return reply.texts[0].strip() if reply.texts else ""
 
 
-def _refused(reply: _Reply, body: Mapping[str, Any]) -> str:
+def _refused(reply: Reply, body: Mapping[str, Any]) -> str:
     """The parameter that an error names as the one it does not take; "" where it names none of ours."""
     if "n" in body and (reply.status in (400, 422) or (reply.status == 500 and "choice" in reply.text)):
         return "n"
