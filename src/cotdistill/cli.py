@@ -179,7 +179,7 @@ def init_command(
 
 @app.command("doctor")
 def doctor_command(arguments: ConfigArgs = None) -> None:
-    """Check Python, packages, teacher (one live call), student and disk, and say what to do."""
+    """Check Python, packages, teacher (seven tiny requests), student and disk, and say what to do."""
     from cotdistill.doctor import checks
 
     bad = 0

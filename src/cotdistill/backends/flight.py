@@ -67,6 +67,7 @@ class Flight:
         self.refused: set[tuple[str, ...]] = set()  # prompts, before the first completion
         self.unreachable = 0  # requests given up in a row, for want of a connection
         self.honours_n = True
+        self.seeds = True
         self.limit_field = "max_tokens"
         self.served = ""
         self.said: set[str] = set()
@@ -210,7 +211,10 @@ class Flight:
     async def once(self, request: Request, samples: tuple[int, ...]) -> Reply | None:
         """One try. None where it was taken up again in another form."""
         b = self.backend
-        content = orjson.dumps(body(request, samples, b.model, b.chat, b.system, self.limit_field))
+        fields = body(request, samples, b.model, b.chat, b.system, self.limit_field)
+        if not self.seeds:
+            fields.pop("seed", None)
+        content = orjson.dumps(fields)
         wanted = request.params.max_tokens * len(samples)
         # A token is a byte at least, so this is the most that the prompt can cost.
         most = Amount(1, len(content) + wanted, b.price.of(len(content), wanted))
@@ -290,13 +294,7 @@ class Flight:
         if status in RETRIED or not 400 <= status < 500:
             self.pace.pause(exhausted_for(headers))
             raise Transient(message, retry_after(headers), busy=status in BUSY, reply=reply)
-        if b"max_completion_tokens" in reply and self.limit_field == "max_tokens":
-            self.limit_field = "max_completion_tokens"  # as hosted reasoning models want it
-            self.start(request, samples)
-            return None
-        if len(samples) > 1 and self.honours_n:
-            self.honours_n = False
-            self.say(f"the server refuses several samples at once ({message}): one a request from here on.")
+        if self.adapt(request, samples, message):
             self.start(request, samples)
             return None
         if not self.answered:
@@ -307,6 +305,20 @@ class Flight:
                 )
         self.fail(request, samples, Transient(message, reply=reply))
         return None
+
+    def adapt(self, request: Request, samples: tuple[int, ...], message: str) -> bool:
+        """Leave out what the server refuses by name, if it may be left out; whether that is a change."""
+        if "max_completion_tokens" in message and self.limit_field == "max_tokens":
+            self.limit_field = "max_completion_tokens"  # as hosted reasoning models want it
+        elif "seed" in message.lower() and self.seeds and request.params.temperature > 0:
+            self.seeds = False
+            self.say(f"the server refuses a seed: samples are stored, but cannot be drawn again ({message}).")
+        elif len(samples) > 1 and self.honours_n:
+            self.honours_n = False
+            self.say(f"the server refuses several samples of a request: from now on one each ({message}).")
+        else:
+            return False
+        return True
 
     async def post(self, content: bytes) -> tuple[int, Mapping[str, str], bytes]:
         """Status, headers and body of one exchange, all within `limits.timeout`."""
