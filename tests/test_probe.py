@@ -100,8 +100,8 @@ def test_a_key_does_not_cross_a_network_in_the_clear() -> None:
 
 
 def replies(first: str, again: str, other: str, greedy: str, stopped: str, **more: Any) -> Replies:
-    texts = {"first": first, "again": again, "other": other, "greedy": greedy, "stopped": stopped}
-    return Replies(**{name: reply(text, **more) for name, text in texts.items()}, stop="word")
+    one, two, three, four, five = (reply(text, **more) for text in (first, again, other, greedy, stopped))
+    return Replies(one, two, three, four, five, stop="word")
 
 
 def reply(text: str, key: str = "content", tokens: int = 16) -> Reply:
