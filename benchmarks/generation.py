@@ -94,7 +94,8 @@ class Measured:
     rate: float  # completions a second
     cpu: float  # us a completion
     whole_rate: float  # completions a second with the start of the run in it
-    server_busy: float  # share of its core
+    busy: float  # share of a core that the client had; less than it could use where others wanted the core
+    server_busy: float
     a_request: float  # completions
     versions: dict[str, str]
 
@@ -179,6 +180,7 @@ def measure(name: str, scenario: Scenario, python: Path, seconds: float, pinned:
         rate=rate,
         cpu=(work["cpu"] - start["cpu"]) / completions * 1e6,
         whole_rate=work["completions"] / work["wall"],
+        busy=(work["cpu"] - start["cpu"]) / wall,
         server_busy=(after["cpu"] - before["cpu"]) / after["completions"] * rate,
         a_request=after["completions"] / after["requests"],
         versions=reply["versions"],
@@ -201,7 +203,8 @@ def rounds(
                 failed.add(name)
                 yield name, str(reason)
                 continue
-            print(f"{scenario.title}, round {number}: {name} {one.rate:,.0f}/s, {one.cpu:,.0f} us", file=sys.stderr)
+            seen = f"{name} {one.rate:,.0f}/s, {one.cpu:,.0f} us, core {one.busy:.0%} busy"
+            print(f"{scenario.title}, round {number}: {seen}", file=sys.stderr)
             yield name, one
 
 
@@ -225,19 +228,19 @@ def ratios(found: dict[str, list[Measured]], name: str) -> dict[str, list[float]
 def table(scenario: Scenario, found: dict[str, list[Measured]], skipped: dict[str, str]) -> Iterator[str]:
     """The table of one scenario, in Markdown."""
     yield f"### {scenario.title}\n"
-    yield "| client | completions/s | CPU us a completion | ours: times as fast | ours: times less CPU | server busy |"
-    yield "| --- | --- | --- | --- | --- | --- |"
+    yield "| client | completions/s | CPU us each | ours: times as fast | ours: times less CPU | its core, % | server's, % |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
     for name, row in ROWS.items():
         if name in skipped:
-            yield f"| {row.label} | skipped: {skipped[name]} | | | | |"
+            yield f"| {row.label} | skipped: {skipped[name]} | | | | | |"
         elif all_rounds := found.get(name):
             several = f" ({all_rounds[0].a_request:.0f} a request)" if name == "ours_n8" else ""
             measured = [spread([getattr(one, field) for one in all_rounds]) for field in ("rate", "cpu")]
             times = [
                 spread(values, 1) if not name.startswith("ours") else "" for values in ratios(found, name).values()
             ]
-            busy = f"{median(one.server_busy for one in all_rounds):.0%}"
-            yield f"| {' | '.join([row.label + several, *measured, *times, busy])} |"
+            busy = [spread([100 * getattr(one, field) for one in all_rounds]) for field in ("busy", "server_busy")]
+            yield f"| {' | '.join([row.label + several, *measured, *times, *busy])} |"
     yield ""
 
 
@@ -307,7 +310,7 @@ def main() -> None:
             else:
                 found.setdefault(name, []).append(one)
                 versions[name] = " ".join(f"{package} {version}" for package, version in one.versions.items())
-        print("\n".join([*table(scenario, found, skipped), *goals(scenario, found)]), end="\n\n")
+        print("\n".join([*table(scenario, found, skipped), *goals(scenario, found)]), end="\n\n", flush=True)
         results[key] = {name: [asdict(one) for one in all_rounds] for name, all_rounds in found.items()}
     print("Versions: " + "; ".join(f"{name}: {text}" for name, text in versions.items() if text))
     if arguments.json:
