@@ -228,7 +228,7 @@ def ratios(found: dict[str, list[Measured]], name: str) -> dict[str, list[float]
 def table(scenario: Scenario, found: dict[str, list[Measured]], skipped: dict[str, str]) -> Iterator[str]:
     """The table of one scenario, in Markdown."""
     yield f"### {scenario.title}\n"
-    yield "| client | completions/s | CPU us each | ours: times as fast | ours: times less CPU | its core, % | server's, % |"
+    yield "| client | completions/s | CPU us each | ours: times as fast | times less CPU | its core, % | server, % |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for name, row in ROWS.items():
         if name in skipped:
