@@ -39,13 +39,14 @@ def prompt(i: int) -> str:
 def ours(prompts: list[str], base_url: str, concurrency: int, folder: Path, n: int = 1) -> int:
     """The public API; a completion counts once it is on the disk."""
     from cotdistill.backends.openai import OpenAIBackend
+    from cotdistill.config import LimitsConfig
     from cotdistill.generate import generate
     from cotdistill.methods import METHODS
     from cotdistill.records import Question
     from cotdistill.store import Store
 
     questions = [Question(str(i), text, "5") for i, text in enumerate(prompts)]
-    backend = OpenAIBackend("fake", base_url, concurrency=concurrency)
+    backend = OpenAIBackend("fake", base_url, limits=LimitsConfig(concurrency=concurrency))
     with Store(folder / "store.sqlite") as store:
         done = len(list(generate(questions, backend, METHODS["zero_shot"], store, n=n, temperature=0.7)))
         assert len(store) == done, f"{done} completions, {len(store)} of them stored"

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from clients import prompt
 from cotdistill.backends.openai import OpenAIBackend
+from cotdistill.config import LimitsConfig
 from cotdistill.generate import generate
 from cotdistill.methods import METHODS
 from cotdistill.records import Question
@@ -51,7 +52,7 @@ def client(count: int, server: Server, seconds: float, path: Path) -> None:
         report()
 
     threading.Thread(target=watch, daemon=True).start()
-    backend = OpenAIBackend("fake", server.base_url, concurrency=64)
+    backend = OpenAIBackend("fake", server.base_url, limits=LimitsConfig(concurrency=64))
     with Store(path) as store:
         for _ in generate(questions, backend, METHODS["zero_shot"], store, n=1, temperature=0.7):
             pass

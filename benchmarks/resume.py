@@ -16,13 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from clients import prompt
 from cotdistill.backends.openai import OpenAIBackend
+from cotdistill.completions import Completion, Request
+from cotdistill.config import LimitsConfig
 from cotdistill.generate import generate
 from cotdistill.methods import METHODS
 from cotdistill.records import Question
@@ -40,14 +41,10 @@ class Noting(OpenAIBackend):
 
     noted = 0.0
 
-    def generate(self, requests: Any, *rest: Any) -> Any:
-        if isinstance(requests, Sequence):
-            self.noted = self.noted or time.monotonic()
-        else:
-            requests = self.noting(requests)
-        return super().generate(requests, *rest)
+    def generate(self, requests: Iterator[Request | None]) -> Generator[tuple[Request, int, Completion], None, None]:
+        return super().generate(self.noting(requests))
 
-    def noting(self, requests: Iterator[Any]) -> Iterator[Any]:
+    def noting(self, requests: Iterator[Request | None]) -> Iterator[Request | None]:
         for request in requests:
             if request is not None:
                 self.noted = self.noted or time.monotonic()
@@ -60,7 +57,7 @@ def questions(count: int) -> list[Question]:
 
 def run(path: Path, asked: list[Question]) -> tuple[float, int]:
     """Generate; returns when the first missing one was known, and how many generations came."""
-    backend = Noting("fake", f"http://127.0.0.1:{PORT}/v1", concurrency=64)
+    backend = Noting("fake", f"http://127.0.0.1:{PORT}/v1", limits=LimitsConfig(concurrency=64))
     with Store(path) as store:
         done = sum(1 for _ in generate(asked, backend, METHODS["zero_shot_cot"], store, n=SAMPLES, temperature=0.7))
     return backend.noted, done
