@@ -33,7 +33,7 @@ from cotdistill.backends import Backend
 from cotdistill.budget import Budget
 from cotdistill.completions import canonical
 from cotdistill.config import Config
-from cotdistill.curate import Curated, answer_pairs, curate, without_leaked
+from cotdistill.curate import Curated, answer_pairs, curate, usable, without_leaked
 from cotdistill.errors import BudgetReached, ConfigError
 from cotdistill.evaluate import evaluate, score, split_answer, verdict
 from cotdistill.generate import generate
@@ -125,10 +125,11 @@ class Run:
         return [{"name": teacher.name, **teacher.backend.identity} for teacher in self.teachers]
 
     def right(self, question: Question, generation: Generation) -> str | None:
-        """The rationale of a generation whose answer is right, by which it is told from others."""
-        if not score(generation, question, self.teacher_method, self.answer_type).correct:
+        """The rationale of a generation that can be kept, by which it is told from others; None of any other."""
+        judged = score(generation, question, self.teacher_method, self.answer_type)
+        if not usable(generation, judged, self.config.curate):
             return None
-        return fold(split_answer(generation, self.teacher_method, self.answer_type)[0])
+        return fold(split_answer(generation, self.teacher_method, self.answer_type)[0]) or None
 
 
 def run(config: Config, until: Stage = "report") -> Run:
