@@ -19,7 +19,7 @@ from cotdistill.evaluate import score
 from cotdistill.generate import ask, make_job, read
 from cotdistill.jobs import Until
 from cotdistill.methods import METHODS, teacher_method
-from cotdistill.pipeline import run
+from cotdistill.pipeline import plan_teachers, run
 from cotdistill.records import Generation, Question, read_jsonl
 from cotdistill.store import Store
 from cotdistill.tasks import load_task
@@ -184,3 +184,62 @@ def test_several_teachers_are_told_apart_all_the_way(tmp_path: Path, monkeypatch
 def test_what_cannot_work_is_said_before_anything_is_asked(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         run(load_config(write_config(tmp_path, text)), "generate")
+
+
+def test_batches_bring_what_live_requests_do_and_nothing_is_asked_again(tmp_path: Path) -> None:
+    with start_server("--wrong-rate", "0.3") as server:
+        path = write_config(tmp_path, f'teacher: {{model: m, base_url: "{server.base_url}", samples: 1}}\n')
+        batch = run(load_config(path, {"teacher.mode": "batch", "store": str(tmp_path / "batch.sqlite")}), "curate")
+        assert len(server.stats()["batches"]) == 2  # of both prompts
+        asked = server.stats()["requests"]
+        run(load_config(path, {"store": str(tmp_path / "batch.sqlite")}), "curate")
+        assert server.stats()["requests"] == asked
+        written = (batch.folder / "pairs.jsonl").read_bytes()
+        live = run(load_config(path, {"name": "live"}), "curate")
+    assert (live.folder / "pairs.jsonl").read_bytes() == written
+
+
+def test_a_limit_ends_the_run_with_what_is_there(tmp_path: Path) -> None:
+    with start_server() as server:
+        path = write_config(tmp_path, f'teacher: {{model: m, base_url: "{server.base_url}", samples: 2}}\n')
+        said = r"limits\.max_requests=11 is reached: 10 spent, and the next question may take 3"
+        with pytest.raises(BudgetReached, match=said):
+            run(load_config(path, {"limits.max_requests": 11}), "curate")
+        some = read_jsonl(tmp_path / "runs/two/generations.jsonl", Generation)
+        this = run(load_config(path, {"limits.max_requests": 11, "limits.reached": "go_on"}), "curate")
+        assert this.curated is not None
+        assert this.curated.ledger["asked"] == len(some) > 0
+        assert server.stats()["requests"] == 10  # the eleventh would be a rationale without its answer
+        this = run(load_config(path, {"limits.max_requests": 1000}), "curate")
+        assert this.curated is not None
+        assert this.curated.ledger["asked"] == 30
+        spent = json.loads((this.folder / "spent.json").read_text())["spent"]
+        assert server.stats()["requests"] == spent["requests"]
+
+
+def test_a_plan_prices_what_is_missing_and_a_pilot_measures_it(tmp_path: Path) -> None:
+    with start_server("--wrong-rate", "0.5") as server:
+        path = write_config(
+            tmp_path,
+            f'teacher: {{model: m, base_url: "{server.base_url}", samples: 2, price: {{input: 1, output: 3}}}}\n',
+        )
+        (blind,) = plan_teachers(load_config(path))
+        assert server.stats()["requests"] == 0
+        assert (blind.stored, blind.missing, blind.pilot, blind.right) == (0, 30, 0, None)
+        (plan,) = plan_teachers(load_config(path), pilot=6)
+        assert (plan.stored, plan.missing, plan.requests, plan.pilot) == (12, 18, 36, 6)
+        before = server.stats()["requests"]
+        this = run(load_config(path), "curate")
+        assert server.stats()["requests"] <= before + plan.requests
+    assert this.curated is not None
+    ledger, generations = this.curated.ledger, this.generations
+    tokens = sum(g.completion_tokens for g in generations) * plan.missing / len(generations)
+    assert plan.completion_tokens.value == pytest.approx(tokens, rel=0.1)
+    assert blind.completion_tokens.value > 5 * tokens
+    assert plan.right is not None
+    assert plan.usd is not None
+    assert blind.usd is not None
+    assert plan.right.low is not None
+    assert plan.right.high is not None
+    assert plan.right.low <= ledger["teacher_accuracy"] <= plan.right.high  # type: ignore[operator]
+    assert 0 < plan.usd.value < blind.usd.value

@@ -82,15 +82,16 @@ class Budget:
         lost = f" ({self.lost.requests:,.0f} requests in flight when it was killed are counted at their most)"
         return text + money + (lost if self.lost.requests else "")
 
-    def reserve(self, amount: Amount) -> bool:
-        """Hold the most that a request may cost; False while only requests in flight are in its way.
+    def reserve(self, amount: Amount, after: Amount = NOTHING, keep: Amount = NOTHING) -> bool:
+        """Hold the most that a request may cost; False while only what is under way is in its way.
 
-        Raises `BudgetReached` where there is not so much left.
+        There must be room too for what will come `after` it, and for what others are to `keep`. Raises
+        `BudgetReached` where there is not so much left.
         """
         total = self.spent.plus(self.held).plus(amount)
-        if not total.at_most(self.most):
-            if not self.spent.plus(amount).at_most(self.most):
-                raise BudgetReached(self._reached(amount))
+        if not total.plus(after).plus(keep).at_most(self.most):
+            if not self.spent.plus(amount).plus(after).at_most(self.most):
+                raise self.reached(amount.plus(after))
             return False
         self.held = self.held.plus(amount)
         if self.most != ENDLESS and not total.at_most(self._on_disk):
@@ -122,13 +123,14 @@ class Budget:
             values = {"spent": _rounded(self.spent), "held": _rounded(held)}
             write_atomic(self.path, json.dumps(values, indent=1) + "\n")
 
-    def _reached(self, amount: Amount) -> str:
-        for name, most, spent, next_one in zip(Amount._fields, self.most, self.spent, amount, strict=True):
-            if spent + next_one > most + ROUNDING:
+    def reached(self, amount: Amount) -> BudgetReached:
+        """The error for a request of so much that is not left."""
+        for name, most, spent, more in zip(Amount._fields, self.most, self.spent, amount, strict=True):
+            if spent + more > most + ROUNDING:
                 text = "{:,.4f}" if name == "usd" else "{:,.0f}"
-                return (
-                    f"limits.max_{name}={most:g} is reached: {text.format(spent)} spent, and the next request may take "
-                    f"{text.format(next_one)}.\nAll that was answered is stored. Raise the limit and run again to go "
+                return BudgetReached(
+                    f"limits.max_{name}={most:g} is reached: {text.format(spent)} spent, and the next question may "
+                    f"take {text.format(more)}.\nAll that was answered is stored. Raise the limit and run again to go "
                     "on, or set limits.reached=go_on to use what is there."
                 )
         raise ValueError("nothing is reached")

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from itertools import islice
 
 from cotdistill.backends import Backend
@@ -221,7 +222,9 @@ class _Asking:
             work.parked = True  # those with fewer come first
             self.write(Mark(self.job.id, work.key, 0))
         elif samples:
-            self.ask(Request(work.prompt, self.job.first.sampling, samples), [(work, sample) for sample in samples])
+            follow_up = self.job.second.sampling.max_tokens if self.job.cue else 0
+            request = Request(work.prompt, self.job.first.sampling, samples, follow_up)
+            self.ask(request, [(work, sample) for sample in samples])
         else:
             self.end(work)
 
@@ -245,7 +248,7 @@ class _Asking:
         left, self.asked = self.asked, {}
         for request, who in left.items():
             if len(request.prompt) == 1:
-                request = Request(request.prompt, request.params, tuple(sample for _, sample in who))
+                request = replace(request, samples=tuple(sample for _, sample in who))
             self.asked[request] = who
             self.ready.append(request)
 

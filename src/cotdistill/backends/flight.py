@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import orjson
 
+from cotdistill.backends.allowance import Allowance
 from cotdistill.backends.pace import Pace
 from cotdistill.backends.wire import (
     BUSY,
@@ -29,9 +30,9 @@ from cotdistill.backends.wire import (
     retry_after,
     server_message,
 )
-from cotdistill.budget import Amount
+from cotdistill.budget import NOTHING, Amount
 from cotdistill.completions import Completion, Request
-from cotdistill.errors import BackendError
+from cotdistill.errors import BackendError, BudgetReached
 from cotdistill.progress import say
 
 if TYPE_CHECKING:
@@ -55,19 +56,20 @@ class Flight:
         self.loop = loop
         self.backend, self.limits = backend, backend.limits
         self.pace = Pace(self.limits.concurrency, self.limits.requests_per_minute, self.limits.tokens_per_minute)
-        self.budget = backend.budget
+        self.allowance = Allowance(backend.budget, backend.price)
         self.tasks: set[asyncio.Task[None]] = set()
         self.sending: set[asyncio.Task[Any] | None] = set()  # those with a request at the server
         self.asleep = 0  # tasks that wait before another try
         self.done: deque[Result] = deque()
         self.exhausted = False
         self.stopped: BaseException | None = None
+        self.spent: Amount | None = None  # what a first prompt would have taken of a budget that had not so much
         self.reached = False  # any reply has come
         self.answered = False  # a completion has come
         self.refused: set[tuple[str, ...]] = set()  # prompts, before the first completion
         self.unreachable = 0  # requests given up in a row, for want of a connection
         self.honours_n = True
-        self.seeds = True
+        self.left_out: set[str] = set()  # fields that the server refuses
         self.limit_field = "max_tokens"
         self.served = ""
         self.said: set[str] = set()
@@ -92,7 +94,7 @@ class Flight:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
-        self.budget.save()
+        self.allowance.budget.save()
         if hasattr(self, "http"):
             await self.http.close()
 
@@ -107,10 +109,11 @@ class Flight:
         started = False
         while not self.exhausted and self.stopped is None and self.has_room():
             request = next(requests, _END)
-            if request is None:
-                break
-            if not isinstance(request, Request):
-                self.exhausted = True
+            self.exhausted = request is _END
+            if not isinstance(request, Request) or len(request.prompt) == 1:  # second prompts come before these
+                self.allowance.all_started()
+                self.change.set()
+            if not isinstance(request, Request) or (self.spent and len(request.prompt) == 1):
                 break
             self.start(request, request.samples)
             started = True
@@ -121,6 +124,7 @@ class Flight:
         return len(self.tasks) - self.asleep < self.pace.limit and len(self.tasks) < 4 * self.pace.limit + 64
 
     def start(self, request: Request, samples: tuple[int, ...]) -> None:
+        self.allowance.start(request)
         together = MOST_SAMPLES if self.honours_n and request.params.temperature > 0 else 1
         for first in range(0, len(samples), together):
             asking = self.ask(request, samples[first : first + together])
@@ -212,18 +216,13 @@ class Flight:
         """One try. None where it was taken up again in another form."""
         b = self.backend
         fields = body(request, samples, b.model, b.chat, b.system, self.limit_field)
-        if not self.seeds:
-            fields.pop("seed", None)
-        content = orjson.dumps(fields)
+        content = orjson.dumps({name: value for name, value in fields.items() if name not in self.left_out})
         wanted = request.params.max_tokens * len(samples)
-        # A token is a byte at least, so this is the most that the prompt can cost.
-        most = Amount(1, len(content) + wanted, b.price.of(len(content), wanted))
+        most, later = self.allowance.most(len(content), wanted), self.allowance.later(request, samples)
         likely = len(content) // 4 + wanted
-        async with self.turn:
-            await self.slot(likely)
-            while not self.budget.reserve(most):
-                await self.changed()
-            sent = self.pace.enter(likely)
+        sent = await self.leave(request, most, later, likely)
+        if sent is None:
+            return None
         task = asyncio.current_task()
         used = Amount(1)
         self.sending.add(task)
@@ -234,6 +233,8 @@ class Flight:
                 used = self.bill(read, most)
                 self.answered = True
                 self.pace.answered()
+                self.allowance.redeem(later)
+                later = NOTHING
                 return read
         except Transient as error:
             used = most if error.unknown else used
@@ -244,9 +245,30 @@ class Flight:
         finally:
             self.sending.discard(task)
             self.pace.leave(likely, int(used.tokens))
-            self.budget.settle(most, used)
+            self.allowance.settle(most, used, later)
             self.change.set()
         return self.refusal(request, samples, status, headers, reply, sent)
+
+    async def leave(self, request: Request, most: Amount, later: Amount, likely: int) -> float | None:
+        """Wait for the turn, a slot, the rate and the budget; returns when it leaves, None where it may not."""
+        while True:
+            async with self.turn:
+                await self.slot(likely)
+                try:
+                    if self.allowance.take(request, most, later):
+                        return self.pace.enter(likely)
+                except BudgetReached:
+                    if len(request.prompt) > 1:
+                        raise
+                    self.spent = most.plus(later)
+                    return None
+            # What is under way may cost less than it holds; and second prompts are not to wait for this one.
+            self.asleep += 1
+            self.wake.set()
+            try:
+                await self.changed()
+            finally:
+                self.asleep -= 1
 
     async def slot(self, tokens: int) -> None:
         while True:
@@ -310,9 +332,11 @@ class Flight:
         """Leave out what the server refuses by name, if it may be left out; whether that is a change."""
         if "max_completion_tokens" in message and self.limit_field == "max_tokens":
             self.limit_field = "max_completion_tokens"  # as hosted reasoning models want it
-        elif "seed" in message.lower() and self.seeds and request.params.temperature > 0:
-            self.seeds = False
+        elif "seed" in message.lower() and "seed" not in self.left_out and request.params.temperature > 0:
+            self.left_out.add("seed")
             self.say(f"the server refuses a seed: samples are stored, but cannot be drawn again ({message}).")
+        elif "top_p" in message and "top_p" not in self.left_out and request.params.top_p == 1:
+            self.left_out.add("top_p")
         elif len(samples) > 1 and self.honours_n:
             self.honours_n = False
             self.say(f"the server refuses several samples of a request: from now on one each ({message}).")

@@ -93,6 +93,8 @@ class OpenAIBackend:
                             yield flight.done.popleft()
                     if flight.stopped is not None:
                         raise flight.stopped
+                    if flight.spent is not None:
+                        raise self.budget.reached(flight.spent)
             finally:
                 run(flight.close())
 

@@ -75,11 +75,10 @@ def body(request: Request, samples: Sequence[int], model: str, chat: bool, syste
         body["messages"] = messages
     else:
         body["prompt"] = "".join(request.prompt)
-    if params.top_p < 1:
-        body["top_p"] = params.top_p
     if params.stop:
         body["stop"] = list(params.stop)
     if params.temperature > 0:
+        body["top_p"] = params.top_p  # 1 too: left alone, llama.cpp takes 0.95, and others what the model's files say
         body["seed"] = request.seed(samples[0])
     if len(samples) > 1:
         body["n"] = len(samples)
