@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -28,6 +30,7 @@ import sys, time
 from xllamacpp import CommonParams, Server
 params = CommonParams()
 params.model.path, params.model_alias, params.n_parallel, params.n_ctx = sys.argv[1], {"small"}, 2, 2048
+params.cpuparams.n_threads = 1  # others may use this machine
 server = Server(params)
 print("AT", server.listening_address, flush=True)
 time.sleep(3600)
@@ -36,12 +39,14 @@ QUESTION = "Q: Tom has 5 boxes of 4 eggs and sells 3 eggs. How many eggs are lef
 
 
 @pytest.fixture(scope="module")
-def base_url() -> Iterator[str]:
-    command = [sys.executable, "-c", SERVE, GGUF]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    log = tmp_path_factory.mktemp("llama") / "log"  # not a pipe: it logs much, and nobody would read
+    with log.open("w") as out, subprocess.Popen([sys.executable, "-c", SERVE, GGUF], stdout=out, stderr=out) as process:
         try:
-            assert process.stdout is not None
-            yield next(line.split()[1] for line in process.stdout if line.startswith("AT")) + "/v1"
+            while not (at := re.search(r"^AT (\S+)$", log.read_text(errors="replace"), re.MULTILINE)):
+                assert process.poll() is None, log.read_text(errors="replace")
+                time.sleep(0.1)
+            yield at[1] + "/v1"
         finally:
             process.kill()
 
