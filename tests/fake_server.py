@@ -85,7 +85,8 @@ class FakeServer:
 
         await asyncio.sleep(flags.latency)
         given = request.headers.get("Authorization", "")
-        if flags.require_key and given != f"Bearer {flags.require_key}":
+        wanted = f"Basic {flags.require_basic}" if flags.require_basic else f"Bearer {flags.require_key}"
+        if (flags.require_key or flags.require_basic) and given != wanted:
             return problem(401, f"Incorrect API key provided: {given.removeprefix('Bearer ')}\x1b[31m")
         if share("hang", chance) < flags.hang_rate:
             await asyncio.sleep(3600)
@@ -182,6 +183,7 @@ def main() -> None:
     parser.add_argument("--hang-rate", type=float, default=0.0)
     parser.add_argument("--wrong-rate", type=float, default=0.0, help="share of rationales off by one")
     parser.add_argument("--require-key", default="")
+    parser.add_argument("--require-basic", default="")
     parser.add_argument("--reply", default=None, help="this text to every prompt")
     parser.add_argument("--raw", default=None, help="this body, as it is, to every request")
     parser.add_argument("--server", default="", choices=["", *IDENTITIES], help="the server it looks like")

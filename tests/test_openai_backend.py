@@ -298,3 +298,10 @@ def test_retry_after_as_a_date() -> None:
     assert 5 < retry_after({"Retry-After": formatdate(time.time() + 10, usegmt=True)}) <= 10
     assert retry_after({"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"}) == 60
     assert retry_after({"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}) == 0
+
+
+def test_credentials_of_an_address_are_sent_as_such() -> None:
+    with start_server("--require-basic", "bWU6cEBzcw==") as server:
+        assert_right(ask(server, questions(2), api_key="Basic bWU6cEBzcw=="))
+        with pytest.raises(BackendError, match="HTTP 401"):
+            ask(server, questions(1), api_key=KEY)

@@ -108,7 +108,7 @@ def sweep_command(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[SECTION.FIELD=VALUE]...")] = None,
 ) -> None:
     """Do one run for each point of a grid; they share one store."""
-    from cotdistill.config import parse_overrides
+    from cotdistill.config_file import parse_overrides
     from cotdistill.sweep import sweep
 
     typer.echo(json.dumps(sweep(file, parse_overrides(overrides or [])), indent=1))
@@ -262,7 +262,8 @@ def import_command(
 
 def read_config(arguments: list[str] | None) -> Config:
     """The config of `[FILE.yaml] [section.field=value]...`; without a file, the embedded default."""
-    from cotdistill.config import load_config, load_quickstart, parse_overrides
+    from cotdistill.config import load_config, load_quickstart
+    from cotdistill.config_file import parse_overrides
 
     words = arguments or []
     if words and "=" not in words[0]:

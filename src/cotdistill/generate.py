@@ -195,19 +195,21 @@ class _Asking:
         """Take up questions, but for those that are done, or that another process or an equal one is at."""
         mine = []
         for position in positions:
-            work = Work(self.job, self.questions[position], position)
-            if work.key in self.finished:
-                self.count(work, self.job.n * self.per_sample)
-            elif work.key in self.busy or not self.store.claim(work.key):
+            question = self.questions[position]
+            prompt = (self.job.method.prompt(question),)
+            key = self.job.first.key(prompt)
+            if key in self.finished:
+                self.count(self.job.n * self.per_sample)
+            elif key in self.busy or not self.store.claim(key):
                 self.later.append(position)
             else:
-                self.busy[work.key] = work
+                self.busy[key] = work = Work(self.job, question, position, prompt, key)
                 mine.append(work)
         known = self.store.known([work.key for work in mine])  # claimed first: another may have bought it until then
         for work in mine:
             if work.key in known:
                 work.look(self.store)
-                self.count(work, len(work.texts) + len(work.answers))
+                self.count(len(work.texts) + len(work.answers), work)
                 for sample, key in work.unanswered():
                     self.ask_answer(work, sample, key)
                 work.level = work.rights_found()
@@ -232,7 +234,7 @@ class _Asking:
         failed = any(c.finish_reason == "error" for c in (*work.texts.values(), *work.answers.values()))
         marked = 0 if failed or self.job.until else self.job.n
         self.write(Mark(self.job.id, work.key, marked))
-        self.count(work, self.job.n * self.per_sample - work.counted)
+        self.count(self.job.n * self.per_sample - work.counted, work)
         texts = [c.text for c in work.texts.values() if c.finish_reason != "error"]
         if len(texts) > 1 and self.job.first.sampling.temperature > 0:
             self.note_sampling(len(set(texts)) == 1)
@@ -259,7 +261,7 @@ class _Asking:
             work.coming += 1
         elif found := self.store.samples(key):
             work.answers[sample] = found[0]
-            self.count(work, 1)
+            self.count(1, work)
         else:
             self.answering[key] = request = Request(work.answer_prompt(sample), self.job.second.sampling)
             self.ask(request, [(work, sample)])
@@ -280,7 +282,7 @@ class _Asking:
         for work, its_sample in waiting:
             work.coming -= 1
             (work.answers if second else work.texts)[its_sample] = completion
-            self.count(work, 1)
+            self.count(1, work)
             if not second and self.job.cue and completion.finish_reason != "error":
                 self.ask_answer(work, its_sample, work.answer_key(its_sample))
             self.go_on(work)
@@ -295,8 +297,9 @@ class _Asking:
                 if work.parked:
                     self.parked[work.rights_found()].append(work.position)
 
-    def count(self, work: Work, more: int) -> None:
-        work.counted += more
+    def count(self, more: int, work: Work | None = None) -> None:
+        if work is not None:
+            work.counted += more
         self.done += more
         self.advance(self.done, self.total)
 

@@ -73,8 +73,9 @@ class Work:
     parked: bool = False  # it waits for questions with fewer
 
     def __post_init__(self) -> None:
-        self.prompt = (self.job.method.prompt(self.question),)
-        self.key = self.job.first.key(self.prompt)
+        if not self.prompt:
+            self.prompt = (self.job.method.prompt(self.question),)
+            self.key = self.job.first.key(self.prompt)
 
     def look(self, store: Store) -> None:
         """Take what is stored of the first prompt, and of the second after each text."""

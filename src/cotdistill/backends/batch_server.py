@@ -30,6 +30,7 @@ from cotdistill.backends.wire import (
     RETRIED,
     Transient,
     advice,
+    authorization,
     checked_key,
     clean,
     host_of,
@@ -308,7 +309,7 @@ class BatchServer:
         if self._session is None:
             headers = {"Accept-Encoding": "identity"}
             if self._api_key:
-                headers["Authorization"] = f"Bearer {self._api_key}"
+                headers["Authorization"] = authorization(self._api_key)
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(force_close=True),  # a minute between two calls outlives a kept one
                 headers=headers,

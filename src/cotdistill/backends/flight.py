@@ -22,6 +22,7 @@ from cotdistill.backends.wire import (
     Reply,
     Transient,
     advice,
+    authorization,
     body,
     clean,
     exhausted_for,
@@ -77,7 +78,7 @@ class Flight:
     async def open(self) -> None:
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if self.backend.api_key:
-            headers["Authorization"] = f"Bearer {self.backend.api_key}"
+            headers["Authorization"] = authorization(self.backend.api_key)
         self.turn = asyncio.Lock()  # tries leave in the order in which they came
         self.change = asyncio.Event()  # a slot, or part of the budget, may be free
         self.wake = asyncio.Event()  # there is something to yield, or room

@@ -21,7 +21,7 @@ import orjson
 
 from cotdistill.backends.flight import CONNECT_SECONDS
 from cotdistill.backends.openai import OpenAIBackend
-from cotdistill.backends.wire import MAX_REPLY_BYTES
+from cotdistill.backends.wire import MAX_REPLY_BYTES, authorization
 from cotdistill.config import nearest
 
 PROMPT = "A random list of ten English words:"  # many ways to go on, as a chat message and as plain text
@@ -122,7 +122,7 @@ def probe(base_url: str, api_key: str, model: str, api: Literal["chat", "complet
 async def _probe(base_url: str, api_key: str, backend: OpenAIBackend, timeout: float) -> Found:
     headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
     if api_key:
-        headers["Authorization"] = f"Bearer {api_key}"
+        headers["Authorization"] = authorization(api_key)
     async with aiohttp.ClientSession(
         headers=headers,
         cookie_jar=aiohttp.DummyCookieJar(),

@@ -154,6 +154,11 @@ def _tokens(usage: Any, key: str) -> int:
     return count if isinstance(count, int) and 0 <= count < 2**31 else 0
 
 
+def authorization(api_key: str) -> str:
+    """The header's value: of a key, or of what stood in an address as user:password@."""
+    return api_key if api_key.startswith("Basic ") else f"Bearer {api_key}"
+
+
 def clean(text: str, api_key: str) -> str:
     """A server's words, safe to show: on one line, without the key, not long."""
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
