@@ -157,7 +157,9 @@ def loopback(latency: float = 0.0, core: int | None = None, port: int = 0) -> It
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            yield Server(int(process.stdout.readline()))
+            line = process.stdout.readline()
+            assert line, f"no server on port {port}: its message is above"
+            yield Server(int(line))
         finally:
             process.kill()
 
