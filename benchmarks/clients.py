@@ -2,8 +2,8 @@
 
     python benchmarks/clients.py ours http://127.0.0.1:8000/v1 --requests 10000 --concurrency 64
 
-Run by the interpreter of the client's own environment, so it imports nothing but the standard library
-before it knows which client. The last line of stdout is the measurement, as JSON.
+Run by the interpreter of the client's own environment, so it imports nothing but the standard library (and
+`machine`, which does the same) before it knows which client. The last line of stdout is the measurement, as JSON.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from importlib import import_module, metadata
 from importlib.resources import files
 from pathlib import Path
+
+from machine import settle
 
 PARAMS = {"temperature": 0.7, "max_tokens": 128}
 Client = Callable[[list[str], str, int, Path], int]  # prompts, base_url, concurrency, a fresh folder: completions
@@ -202,8 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--core", type=int, help="run on this core only")
     arguments = parser.parse_args(argv)
-    if arguments.core is not None:
-        os.sched_setaffinity(0, {arguments.core})
+    settle(arguments.core)
 
     client, packages = CLIENTS[arguments.client]
     few, many = arguments.concurrency, arguments.requests

@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import gc
 import json
-import os
 import re
 import resource
 import subprocess
@@ -29,6 +28,8 @@ from functools import cache
 from typing import Any, cast
 
 import uvloop
+
+from machine import settle
 
 RATIONALE = (
     " Shop %08d starts with 48 boxes and each box holds 12 pencils, so there are 48 * 12 = 576 pencils in all. "
@@ -156,7 +157,9 @@ def loopback(latency: float = 0.0, core: int | None = None, port: int = 0) -> It
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            yield Server(int(process.stdout.readline()))
+            line = process.stdout.readline()
+            assert line, f"no server on port {port}: its message is above"
+            yield Server(int(line))
         finally:
             process.kill()
 
@@ -167,8 +170,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="0: any that is free")
     parser.add_argument("--core", type=int, help="run on this core only")
     arguments = parser.parse_args()
-    if arguments.core is not None:
-        os.sched_setaffinity(0, {arguments.core})
+    settle(arguments.core)
     gc.freeze()
     uvloop.run(serve(arguments.latency, arguments.port))
 
