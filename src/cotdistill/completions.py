@@ -51,7 +51,7 @@ class Completion:
     reply: bytes = field(default=b"", compare=False, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # itself and no other: that is how its completions find back
 class Request:
     """Completions to ask for: each of the `samples` of `prompt`.
 
