@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 FIRST_AT_ONCE = 3  # until a server has answered: a wrong key is refused no more often
 AUTO_AT_ONCE = 16
@@ -23,6 +24,7 @@ LOOK_SENT = 16  # requests that such a look should have
 SWAMPED_SECONDS, SWAMPED = 0.1, 8  # so many refused, and most: look no longer
 MARGIN = 0.97  # of what it let in
 CUT = 0.85  # no more at once, where it refused less than half
+OFTEN = 0.3  # a share of refusals that may come of something else than our rate
 CLIMB, STEP, MOST_STEP = 2.0, 0.04, 0.5  # a look without refusals: times two, up to the last good rate; beyond it more
 FLOOR = 0.5  # requests a second that are always tried
 
@@ -44,6 +46,14 @@ class Bucket:
     def take(self, amount: float) -> None:
         """Also gives back, where less was used."""
         self.level = min(self.burst, self.level - amount)
+
+
+class Cut(NamedTuple):
+    """The rate before, the share refused at it, and what will still be, if it was for that rate."""
+
+    rate: float
+    share: float
+    expected: float
 
 
 class Pace:
@@ -74,6 +84,8 @@ class Pace:
         self.adaptive = Bucket(1, 1, now)
         self.since, self.sent, self.refused = now, 0, 0  # of the present look
         self.lag = 0.0  # seconds that a refusal takes
+        self.cut: Cut | None = None  # the last look's, to see whether it helps
+        self.usual = 0.0  # share of refusals that no cut lowers
         self.window_at, self.window_answers, self.window_rate, self.window_limit = now, 0, 0.0, 0
         self.hold = 0
         self.growth = FIRST_GROWTH
@@ -141,21 +153,27 @@ class Pace:
         """A new rate, by what left since the last one, and came back refused."""
         seconds = max(now - self.since, 1e-6)
         sent, let_in = self.sent / seconds, (self.sent - self.refused) / seconds
+        share = self.refused / max(1, self.sent)
         rate = sent if self.rate is None else self.rate
-        if not self.refused:
+        cut, self.cut = self.cut, None
+        if cut is not None and cut.expected + cut.share / 2 < share <= OFTEN:  # it is not for our rate
+            self.usual = max(share, cut.share)
+            self._set_rate(cut.rate, now)
+        elif share <= 2 * self.usual:
+            self.usual += min(0.0, share - self.usual) / 8
             if self.rate is not None and sent > rate / 2:  # else something else holds it back
                 self._set_rate(max(min(rate * CLIMB, self.good), rate * (1 + self.step)), now)
                 self.step = min(MOST_STEP, 2 * self.step) if self.rate >= self.good else STEP
-        else:
-            if let_in > 0:  # none let in: a bad time, which says nothing of the good ones
-                # Servers that count in short spans refuse more of a rate just too high than they need.
-                least = rate * CUT if 2 * self.refused <= self.sent else 0.0
-                believed = 1 - min(1, self.sent / LOOK_SENT) / 2  # not all of it, by one look
-                self.good, self.step = max(let_in, least, self.good * believed), STEP
-                rate = max(let_in * MARGIN, least)
-            else:
-                rate = rate / 2
-            self._set_rate(max(rate, self.good / 20, FLOOR), now)
+        elif let_in > 0:
+            # Servers that count in short spans refuse more of a rate just too high than they need.
+            least = rate * CUT if share <= 0.5 else 0.0
+            believed = 1 - min(1, self.sent / LOOK_SENT) / 2  # not all of it, by one look
+            self.good, self.step = max(let_in, least, self.good * believed), STEP
+            self._set_rate(max(let_in * MARGIN, least, self.good / 20, FLOOR), now)
+            if share <= OFTEN:
+                self.cut = Cut(rate, share, max(0.0, 1 - let_in / self.adaptive.rate))
+        else:  # a bad time, which says nothing of the good ones
+            self._set_rate(max(rate / 2, self.good / 20, FLOOR), now)
         self.since, self.sent, self.refused = now, 0, 0
 
     def _set_rate(self, rate: float, now: float) -> None:
