@@ -59,7 +59,8 @@ class Cut(NamedTuple):
 class Pace:
     """The pace of one client of one server; `concurrency` None is found by itself.
 
-    `requests_per_minute` and `tokens_per_minute` are the user's limits, 0 for none.
+    `requests_per_minute` and `tokens_per_minute` are the user's limits, 0 for none; `most` is how many
+    connections there can be.
     """
 
     def __init__(
@@ -67,12 +68,14 @@ class Pace:
         concurrency: int | None,
         requests_per_minute: float = 0,
         tokens_per_minute: float = 0,
+        most: int = MOST_AT_ONCE,
         clock: Clock = time.monotonic,
     ) -> None:
         self.clock = clock
         now = clock()
         self.auto = concurrency is None
-        self.most = concurrency or AUTO_AT_ONCE
+        self.growable = min(MOST_AT_ONCE, most)
+        self.most = min(concurrency or AUTO_AT_ONCE, most)
         self.limit = min(FIRST_AT_ONCE, self.most)
         self.in_flight = 0
         self.requests = Bucket(requests_per_minute / 60, max(1, requests_per_minute / 60), now)
@@ -192,6 +195,6 @@ class Pace:
         elif self.hold > 0:
             self.hold -= 1
         else:
-            self.window_limit, self.limit = self.limit, min(MOST_AT_ONCE, int(self.limit * self.growth))
+            self.window_limit, self.limit = self.limit, min(self.growable, int(self.limit * self.growth))
         self.window_rate = rate if self.hold == 0 or not self.window_rate else max(rate, 0.9 * self.window_rate)
         self.window_at, self.window_answers, self.full = now, 0, False
