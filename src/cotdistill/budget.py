@@ -14,7 +14,7 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cotdistill.errors import BudgetReached, DataError
 from cotdistill.records import write_atomic
@@ -66,9 +66,9 @@ class Budget:
         if path is not None and path.exists():
             try:
                 saved = json.loads(path.read_text())
-                self.lost = Amount(**saved["held"])
-                self.spent = Amount(**saved["spent"]).plus(self.lost)
-            except (OSError, ValueError, TypeError, LookupError) as error:
+                self.lost = _amount(saved["held"])
+                self.spent = _amount(saved["spent"]).plus(self.lost)
+            except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
                 raise DataError(
                     f"{path}: what this run has spent cannot be read ({error}).\n"
                     "Write what you know into it, or remove it to count from nothing."
@@ -109,7 +109,8 @@ class Budget:
         """A request has ended, and cost so much."""
         self.held = self.held.plus(reserved, -1)
         self.spent = self.spent.plus(used)
-        if time.monotonic() - self._saved_at > SAVE_SECONDS:
+        more = self.most != ENDLESS and not self.spent.at_most(self._on_disk)  # than it could cost, by its server
+        if more or time.monotonic() - self._saved_at > SAVE_SECONDS:
             self.save(ahead=self.held if self.most != ENDLESS else NOTHING)
 
     def save(self, ahead: Amount = NOTHING) -> None:
@@ -134,6 +135,13 @@ class Budget:
                     "on, or set limits.reached=go_on to use what is there."
                 )
         raise ValueError("nothing is reached")
+
+
+def _amount(saved: Any) -> Amount:
+    values = [saved[name] for name in Amount._fields]
+    if len(saved) > len(values) or not all(isinstance(v, int | float) and 0 <= v < math.inf for v in values):
+        raise ValueError(f"amounts were expected, not {str(saved)[:100]}")
+    return Amount(*values)
 
 
 def _rounded(amount: Amount) -> dict[str, float]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import random
+import resource
 import time
+import urllib.request
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -45,6 +47,11 @@ GIVE_UP_AFTER = 20  # requests in a row that found no connection
 REFUSED_AT_FIRST = 3  # different prompts refused, none answered: the fault is in the config
 BACKOFF_SECONDS, BACKOFF_CAP = 0.5, 30.0
 MOST_SAMPLES = 16  # in one request
+SPARE_FILES = 32  # for the store, the run's files and the loop
+TLS_ADVICE = (
+    "Check that teacher.base_url is right to say https. For a certificate of your own authority, set SSL_CERT_FILE "
+    "to its file."
+)
 _END = object()
 
 Result = tuple[Request, int, Completion]
@@ -56,7 +63,12 @@ class Flight:
     def __init__(self, backend: OpenAIBackend, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.backend, self.limits = backend, backend.limits
-        self.pace = Pace(self.limits.concurrency, self.limits.requests_per_minute, self.limits.tokens_per_minute)
+        self.pace = Pace(
+            self.limits.concurrency,
+            self.limits.requests_per_minute,
+            self.limits.tokens_per_minute,
+            most=max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_FILES),
+        )
         self.allowance = Allowance(backend.budget, backend.price)
         self.tasks: set[asyncio.Task[None]] = set()
         self.sending: set[asyncio.Task[Any] | None] = set()  # those with a request at the server
@@ -66,10 +78,10 @@ class Flight:
         self.stopped: BaseException | None = None
         self.spent: Amount | None = None  # what a first prompt would have taken of a budget that had not so much
         self.reached = False  # any reply has come
-        self.answered = False  # a completion has come
+        self.answers = 0  # replies with a completion
         self.refused: set[tuple[str, ...]] = set()  # prompts, before the first completion
         self.unreachable = 0  # requests given up in a row, for want of a connection
-        self.honours_n = True
+        self.honours_n: bool | None = None  # not known yet
         self.left_out: set[str] = set()  # fields that the server refuses
         self.limit_field = "max_tokens"
         self.served = ""
@@ -87,9 +99,12 @@ class Flight:
             headers=headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
-            # A proxy of the environment, but never between here and here: it would see the key.
-            trust_env=not self.backend.loopback,
         )
+        # Those of the environment, but never between here and here: a proxy would see the key. Not by
+        # aiohttp's trust_env: that also reads ~/.netrc, and puts what it finds there in the key's place.
+        scheme, host = self.backend.scheme_and_host
+        direct = self.backend.loopback or urllib.request.proxy_bypass(host)
+        self.proxy = None if direct else urllib.request.getproxies().get(scheme)
 
     async def close(self) -> None:
         for task in self.tasks:
@@ -125,8 +140,10 @@ class Flight:
         return len(self.tasks) - self.asleep < self.pace.limit and len(self.tasks) < 4 * self.pace.limit + 64
 
     def start(self, request: Request, samples: tuple[int, ...]) -> None:
+        if self.stopped is not None:
+            return
         self.allowance.start(request)
-        together = MOST_SAMPLES if self.honours_n and request.params.temperature > 0 else 1
+        together = MOST_SAMPLES if self.honours_n is not False and request.params.temperature > 0 else 1
         for first in range(0, len(samples), together):
             asking = self.ask(request, samples[first : first + together])
             task = self.loop.create_task(asking)
@@ -153,8 +170,9 @@ class Flight:
 
     async def ask(self, request: Request, samples: tuple[int, ...]) -> None:
         """One request, tried again as often as it may be."""
-        started, attempt = time.monotonic(), 0
+        started, attempt, tries = time.monotonic(), 0, 0
         while True:
+            answers = self.answers
             try:
                 reply = await self.once(request, samples)
             except Transient as error:
@@ -174,12 +192,14 @@ class Flight:
                 return None
             if last:
                 return self.fail(request, samples, failure)
-            await self.sleep(failure.wait, attempt)
-            attempt += 1
+            await self.sleep(failure.wait, tries)
+            tries += 1
+            # Refused while others are answered: it is not its turn yet, and no fault of its own.
+            attempt += not (failure.busy and self.answers > answers)
 
-    async def sleep(self, least: float, attempt: int) -> None:
+    async def sleep(self, least: float, tries: int) -> None:
         """Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/"""
-        backoff = random.uniform(0, min(BACKOFF_CAP, BACKOFF_SECONDS * 2 ** min(attempt, 10)))
+        backoff = random.uniform(0, min(BACKOFF_CAP, BACKOFF_SECONDS * 2 ** min(tries, 10)))
         self.asleep += 1
         self.wake.set()
         try:
@@ -190,9 +210,13 @@ class Flight:
     def take(self, request: Request, samples: tuple[int, ...], reply: Reply) -> None:
         for sample, completion in zip(samples, reply.completions, strict=False):
             self.done.append((request, sample, completion))
-        if reply.choices < len(samples) and self.honours_n:
+        if reply.choices < len(samples) and self.honours_n is None:
             self.honours_n = False
             self.say(f"the server gave {reply.choices} of {len(samples)} samples of a request: from now on one each.")
+        elif reply.choices == len(samples) > 1 and self.honours_n is None:
+            self.honours_n = True
+        elif reply.choices > len(samples):
+            self.say(f"warning: the server gave {reply.choices} samples where {len(samples)} were asked for.")
         if missing := samples[len(reply.completions) :]:
             self.start(request, missing)
         served = next((c.served for c in reply.completions if c.served), "")
@@ -217,7 +241,8 @@ class Flight:
         """One try. None where it was taken up again in another form."""
         b = self.backend
         fields = body(request, samples, b.model, b.chat, b.system, self.limit_field)
-        content = orjson.dumps({name: value for name, value in fields.items() if name not in self.left_out})
+        fields = {name: value for name, value in fields.items() if name not in self.left_out}
+        content = orjson.dumps(fields)
         wanted = request.params.max_tokens * len(samples)
         most, later = self.allowance.most(len(content), wanted), self.allowance.later(request, samples)
         likely = len(content) // 4 + wanted
@@ -232,11 +257,15 @@ class Flight:
             if status == 200:
                 read = read_reply(reply, b.chat, len(samples), b.api_key)
                 used = self.bill(read, most)
-                self.answered = True
+                self.answers += 1
                 self.pace.answered()
                 self.allowance.redeem(later)
                 later = NOTHING
                 return read
+            return self.refusal(request, samples, fields, status, headers, reply, sent)
+        except BackendError as error:
+            self.stop(error)  # now: the next request must not leave in between
+            raise
         except Transient as error:
             used = most if error.unknown else used
             raise
@@ -248,7 +277,6 @@ class Flight:
             self.pace.leave(likely, int(used.tokens))
             self.allowance.settle(most, used, later)
             self.change.set()
-        return self.refusal(request, samples, status, headers, reply, sent)
 
     async def leave(self, request: Request, most: Amount, later: Amount, likely: int) -> float | None:
         """Wait for the turn, a slot, the rate and the budget; returns when it leaves, None where it may not."""
@@ -273,7 +301,9 @@ class Flight:
 
     async def slot(self, tokens: int) -> None:
         while True:
-            if self.pace.in_flight >= self.pace.limit:
+            # No more leave than may be refused before it is the config that is wrong.
+            most = REFUSED_AT_FIRST - len(self.refused) if self.refused and not self.answers else self.pace.limit
+            if self.pace.in_flight >= min(most, self.pace.limit):
                 await self.changed()
             elif (seconds := self.pace.delay(tokens)) > 0:
                 await asyncio.sleep(seconds)
@@ -296,6 +326,7 @@ class Flight:
         self,
         request: Request,
         samples: tuple[int, ...],
+        fields: Mapping[str, Any],
         status: int,
         headers: Mapping[str, str],
         reply: bytes,
@@ -317,10 +348,10 @@ class Flight:
         if status in RETRIED or not 400 <= status < 500:
             self.pace.pause(exhausted_for(headers))
             raise Transient(message, retry_after(headers), busy=status in BUSY, reply=reply)
-        if self.adapt(request, samples, message):
+        if self.adapt(request, fields, message):
             self.start(request, samples)
             return None
-        if not self.answered:
+        if not self.answers:
             self.refused.add(request.prompt)
             if len(self.refused) >= REFUSED_AT_FIRST:
                 raise BackendError(
@@ -329,18 +360,21 @@ class Flight:
         self.fail(request, samples, Transient(message, reply=reply))
         return None
 
-    def adapt(self, request: Request, samples: tuple[int, ...], message: str) -> bool:
-        """Leave out what the server refuses by name, if it may be left out; whether that is a change."""
-        if "max_completion_tokens" in message and self.limit_field == "max_tokens":
+    def adapt(self, request: Request, fields: Mapping[str, Any], message: str) -> bool:
+        """Leave out of the `fields` of a request what its refusal names, if that may be; whether it was in them."""
+        if "max_completion_tokens" in message and "max_tokens" in fields:
             self.limit_field = "max_completion_tokens"  # as hosted reasoning models want it
-        elif "seed" in message.lower() and "seed" not in self.left_out and request.params.temperature > 0:
+        elif "seed" in fields and "seed" in message.lower():
             self.left_out.add("seed")
-            self.say(f"the server refuses a seed: samples are stored, but cannot be drawn again ({message}).")
-        elif "top_p" in message and "top_p" not in self.left_out and request.params.top_p == 1:
+            self.say("the server refuses a seed: samples are stored, but cannot be drawn again.")
+        elif fields.get("top_p") == 1 and "top_p" in message:
             self.left_out.add("top_p")
-        elif len(samples) > 1 and self.honours_n:
-            self.honours_n = False
-            self.say(f"the server refuses several samples of a request: from now on one each ({message}).")
+        elif "n" in fields and not self.honours_n:
+            if self.honours_n is None:
+                self.honours_n = False
+                self.say(f"the server refuses several samples of a request: from now on one each ({message}).")
+            else:
+                self.refused.add(request.prompt)  # or something else is wrong
         else:
             return False
         return True
@@ -352,7 +386,7 @@ class Flight:
         try:
             async with (
                 asyncio.timeout(self.limits.timeout),
-                http.post(self.backend.endpoint, data=content, allow_redirects=False) as response,
+                http.post(self.backend.endpoint, data=content, allow_redirects=False, proxy=self.proxy) as response,
             ):
                 async for chunk in response.content.iter_any():
                     reply += chunk
@@ -360,6 +394,10 @@ class Flight:
                         raise Transient(f"the reply is over {MAX_REPLY_BYTES >> 20} MB", unknown=True)
                 self.reached, self.unreachable = True, 0
                 return response.status, response.headers, bytes(reply)
+        except aiohttp.ClientSSLError as error:
+            if self.reached:
+                raise Transient(clean(str(error), key), unreachable=True) from None
+            raise BackendError(f"{self.backend.endpoint}: {clean(str(error), key)}\n{TLS_ADVICE}") from None
         except aiohttp.ClientConnectorError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):  # our trouble, not the server's
                 self.pace.too_many()

@@ -56,7 +56,9 @@ class OpenAIBackend:
         self.limits = limits
         self.budget = budget or Budget()
         self.price = price or Price(0, 0)
-        self.loopback = is_loopback(host_of(base_url))
+        host = host_of(base_url)
+        self.loopback = is_loopback(host)
+        self.scheme_and_host = base_url.lower().partition(":")[0], host
         self.endpoint = base_url.rstrip("/") + ("/chat/completions" if self.chat else "/completions")
         self.api_key = checked_key(api_key, base_url)
 

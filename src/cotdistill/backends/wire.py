@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import email.utils
 import ipaddress
+import json
 import re
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -93,7 +95,9 @@ def read_reply(content: bytes, chat: bool, n: int, api_key: str = "") -> Reply:
     try:
         # Refuses lone surrogates and NaN too, which neither UTF-8 nor JSON can hold.
         reply = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
+        if content.count(b'"choices"') > 1 or content.count(b'"content"') > n or content.count(b'"text"') > n:
+            json.loads(content, object_pairs_hook=_without_repeats)  # slow, and seldom
+    except (ValueError, RecursionError) as error:
         raise Transient(f"the reply is not JSON: {error}", unknown=True, reply=content) from None
     choices = reply.get("choices") if isinstance(reply, dict) else None
     if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
@@ -107,7 +111,19 @@ def read_reply(content: bytes, chat: bool, n: int, api_key: str = "") -> Reply:
     tokens = _tokens(usage, "prompt_tokens"), _tokens(usage, "completion_tokens")
     if not good:
         raise Transient(clean(str(read[0]), api_key), unknown=True, reply=content)
-    return Reply(_share_out(good, *tokens, served if isinstance(served, str) else ""), len(choices), sum(tokens))
+    if len(good) > 1 or good[0].error:
+        raw = kept(content, api_key)
+        good = [replace(c, error=clean(c.error, api_key), reply=raw) if c.error else c for c in good]
+    served = clean(served, api_key) if isinstance(served, str) else ""
+    return Reply(_share_out(good, *tokens, served), len(choices), sum(tokens))
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are all different: of two, one reader takes the first, another the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice")
+    return found
 
 
 def _read_choice(choice: Mapping[str, Any], chat: bool) -> Completion | str:
@@ -120,7 +136,7 @@ def _read_choice(choice: Mapping[str, Any], chat: bool) -> Completion | str:
     if reason == "content_filter":
         return Completion("", "error", error="the server's content filter held the text back")
     if not text and isinstance(refusal, str) and refusal:
-        return Completion("", "error", error=f"the model refuses: {refusal[:MAX_MESSAGE]}")
+        return Completion("", "error", error=f"the model refuses: {refusal}")
     if chat and not text:
         if reason == "length":  # the same request would end the same way, and cost the same
             return Completion("", "error", error=f"{EMPTY}: cut before its first word. Raise teacher.max_tokens.")
@@ -144,7 +160,7 @@ def _share_out(completions: list[Completion], prompt_tokens: int, tokens: int, s
         shares.append(upto - shared)
         shared = upto
     return [
-        Completion(c.text, c.finish_reason, 0 if i else prompt_tokens, share, c.error, served)
+        replace(c, prompt_tokens=0 if i else prompt_tokens, completion_tokens=share, served=served)
         for i, (c, share) in enumerate(zip(completions, shares, strict=True))
     ]
 
@@ -161,9 +177,10 @@ def authorization(api_key: str) -> str:
 
 def clean(text: str, api_key: str) -> str:
     """A server's words, safe to show: on one line, without the key, not long."""
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     if api_key:
         text = text.replace(api_key, "[key]")
+    if len(text) > 10 * MAX_MESSAGE or not text.isprintable():
+        text = " ".join("".join(c if c.isprintable() else " " for c in text[: 10 * MAX_MESSAGE]).split())
     return text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + "..."
 
 
