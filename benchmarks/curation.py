@@ -120,16 +120,19 @@ def ours(folder: Path, kind: str, rule: str, processes: int) -> int:
     from cotdistill.config import CurateConfig
     from cotdistill.curate import curate
     from cotdistill.methods import METHODS
-    from cotdistill.records import Question, read_jsonl
+    from cotdistill.records import Question
 
+    with (folder / "questions.jsonl").open() as file:
+        questions = [Question(**row) for row in map(json.loads, file)]
     curated = curate(
         folder / "generations.jsonl",
-        read_jsonl(folder / "questions.jsonl", Question),
+        questions,
         METHODS["zero_shot_cot"],
         METHODS["fine_tune_cot"],
         answer_type(rule, kind),
         CurateConfig(),
         folder / "pairs.jsonl",
+        test=[Question(f"t{i}", f"{i}. Who has the most?", "1") for i in range(1000)],
         processes=processes,
     )
     kept = curated.ledger["kept"]

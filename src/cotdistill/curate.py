@@ -13,12 +13,12 @@ import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import chain, groupby, islice
 from operator import attrgetter
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from cotdistill.answers import AnswerType
 from cotdistill.chunks import Chunk, batches, generations_of, spans
@@ -131,6 +131,11 @@ class Job:
     listed: Set[str] | None
     held_out: Set[str]
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Questions as tuples: to pickle 100,000 records takes a second, and as long to read them.
+        rest = self.teacher, self.student, self.answer_type, self.config, self.listed, self.held_out
+        return _job, ([_FIELDS(question) for question in self.questions.values()], *rest)
+
     def __call__(self, chunk: Chunk) -> Part:
         part = Part()
         for question_id, group in groupby(generations_of(chunk), key=attrgetter("question_id")):
@@ -176,6 +181,13 @@ class Job:
         if self.listed is not None and generation.question_id not in self.listed:
             return "not_listed", ""
         return ("leaked", "") if generation.question_id in self.held_out else (None, folded)
+
+
+_FIELDS = attrgetter(*(f.name for f in fields(Question)))
+
+
+def _job(questions: list[tuple[Any, ...]], *rest: Any) -> Job:
+    return Job({row[0]: Question(*row) for row in questions}, *rest)
 
 
 def _choose(looks: Sequence[tuple[str | None, str]], config: CurateConfig) -> list[str | None]:
