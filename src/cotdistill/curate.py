@@ -80,7 +80,8 @@ def curate(
     """
     by_id = {question.id: question for question in questions}
     listed = _listed(config.only, by_id.keys()) if config.only else None
-    held_out = leaked(questions, test) if config.leaked == "drop" else set()
+    in_test = leaked(questions, test)
+    held_out = in_test if config.leaked == "drop" else set[str]()
     job = Job(by_id, teacher, student, answer_type, config, listed, held_out)
     with atomic(pairs) as out:
         if config.total:
@@ -92,8 +93,7 @@ def curate(
         ledger = _ledger(whole, len(questions))
     if test:
         eight, thirteen = overlap(questions, test)
-        exact = len(held_out) if config.leaked == "drop" else len(leaked(questions, test))
-        ledger["test_overlap"] = {"exact": exact, "8_words": eight, "13_words": thirteen}
+        ledger["test_overlap"] = {"exact": len(in_test), "8_words": eight, "13_words": thirteen}
     return Curated(pairs, ledger, whole.dropped)
 
 
@@ -104,7 +104,7 @@ def answer_pairs(questions: Sequence[Question], student: Method) -> list[Pair]:
 
 def without_leaked(questions: Sequence[Question], test: Sequence[Question], config: CurateConfig) -> list[Question]:
     """The questions that may be taught: with `config.leaked` drop, none that is a test question."""
-    held_out = leaked(questions, test) if config.leaked == "drop" else set()
+    held_out = leaked(questions, test) if config.leaked == "drop" else set[str]()
     return [question for question in questions if question.id not in held_out]
 
 

@@ -72,7 +72,7 @@ def _token(token: str) -> str:
 def leaked(questions: Sequence[Question], test: Sequence[Question]) -> set[str]:
     """The ids of questions that are test questions, but for case and white space."""
     texts = {_folded(question) for question in test}
-    return {question.id for question in questions if _folded(question) in texts}
+    return {question.id for question in questions if texts and _folded(question) in texts}
 
 
 def _folded(question: Question) -> str:
