@@ -99,7 +99,7 @@ def write_inputs(folder: Path, kind: str, rows: int) -> None:
             for index in range(D):
                 cut = rng.random() < 0.05
                 steps = [rng.choice(part) for part in (STEPS, MIDDLES, ENDS)]
-                rationale = " " + " ".join(steps).format(r=a + b - c, **words)
+                rationale = rng.choice((" {} {} {}", "{}\n{}\n{}")).format(*steps).format(r=a + b - c, **words)
                 x = right if rng.random() < 0.7 else wrong
                 x = x.title() if kind == "yes_no" else x
                 answer = rng.choices(shapes, weights)[0].format(x=x, **words)
