@@ -99,7 +99,7 @@ def write_inputs(folder: Path, kind: str, rows: int) -> None:
             for index in range(D):
                 cut = rng.random() < 0.05
                 steps = [rng.choice(part) for part in (STEPS, MIDDLES, ENDS)]
-                rationale = " " + " ".join(steps).format(r=a + b - c, **words)
+                rationale = rng.choice((" {} {} {}", "{}\n{}\n{}")).format(*steps).format(r=a + b - c, **words)
                 x = right if rng.random() < 0.7 else wrong
                 x = x.title() if kind == "yes_no" else x
                 answer = rng.choices(shapes, weights)[0].format(x=x, **words)
@@ -120,16 +120,19 @@ def ours(folder: Path, kind: str, rule: str, processes: int) -> int:
     from cotdistill.config import CurateConfig
     from cotdistill.curate import curate
     from cotdistill.methods import METHODS
-    from cotdistill.records import Question, read_jsonl
+    from cotdistill.records import Question
 
+    with (folder / "questions.jsonl").open() as file:
+        questions = [Question(**row) for row in map(json.loads, file)]
     curated = curate(
         folder / "generations.jsonl",
-        read_jsonl(folder / "questions.jsonl", Question),
+        questions,
         METHODS["zero_shot_cot"],
         METHODS["fine_tune_cot"],
         answer_type(rule, kind),
         CurateConfig(),
         folder / "pairs.jsonl",
+        test=[Question(f"t{i}", f"{i}. Who has the most?", "1") for i in range(1000)],
         processes=processes,
     )
     kept = curated.ledger["kept"]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cotdistill.answers import PAPER, TYPED, AnswerType
-from cotdistill.config import CurateConfig
+from cotdistill.config import CurateConfig, load_quickstart, parse_overrides
 from cotdistill.curate import DROPPED, Curated, answer_pairs, curate, without_leaked
 from cotdistill.errors import DataError
 from cotdistill.methods import METHODS, Method, teacher_method
@@ -166,6 +166,14 @@ def test_which_of_one_question_are_kept(changes: dict[str, Any], indices: list[i
     assert (kept(result), dropped(result)) == ([("c", i) for i in indices], why)
 
 
+@pytest.mark.parametrize(
+    ("written", "dedup"),
+    [("true", "exact"), ("false", "off"), ("off", "off"), ("exact", "exact"), ("equations", "equations")],
+)
+def test_dedup_is_read_as_it_used_to_be_written(written: str, dedup: str) -> None:
+    assert load_quickstart(parse_overrides([f"curate.dedup={written}"])).curate.dedup == dedup
+
+
 def test_loops_are_dropped() -> None:
     generations = [wrote("a", 0, " It is five, as has been said before." * 5, " 5"), wrote("a", 1, " 2 + 3.", " 5")]
     result = curated(generations)
@@ -296,7 +304,7 @@ PEAK = """
 import resource, sys
 from pathlib import Path
 from cotdistill.answers import TYPED
-from cotdistill.config import CurateConfig
+from cotdistill.config import CurateConfig, load_quickstart, parse_overrides
 from cotdistill.curate import curate
 from cotdistill.methods import METHODS
 from cotdistill.records import Question

@@ -127,6 +127,18 @@ def test_equations(text: str, found: tuple[str, ...]) -> None:
     assert equations(text) == found
 
 
+def test_shared_words_are_found_wherever_they_stand() -> None:
+    test = "one two three four five six seven eight nine ten eleven twelve thirteen"
+    for before in range(9):
+        for after in range(9):
+            for size in (7, 8, 12, 13):
+                words = ["x"] * before + test.split()[:size] + ["y"] * after
+                assert overlap(questions(" ".join(words)), questions("a b", "z " * before + test)) == [
+                    size > 7,
+                    size > 12,
+                ]
+
+
 def questions(*texts: str) -> list[Question]:
     return [Question(str(i), text, "1") for i, text in enumerate(texts)]
 

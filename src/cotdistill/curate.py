@@ -13,12 +13,12 @@ import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import chain, groupby, islice
 from operator import attrgetter
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from cotdistill.answers import AnswerType
 from cotdistill.chunks import Chunk, batches, generations_of, spans
@@ -81,7 +81,8 @@ def curate(
     """
     by_id = {question.id: question for question in questions}
     listed = _listed(config.only, by_id.keys()) if config.only else None
-    held_out = leaked(questions, test) if config.leaked == "drop" else set()
+    in_test = leaked(questions, test)
+    held_out = in_test if config.leaked == "drop" else set[str]()
     job = Job(by_id, teacher, student, answer_type, config, listed, held_out)
     with atomic(pairs) as out:
         if config.total:
@@ -93,8 +94,7 @@ def curate(
         ledger = _ledger(whole, len(questions))
     if test:
         eight, thirteen = overlap(questions, test)
-        exact = len(held_out) if config.leaked == "drop" else len(leaked(questions, test))
-        ledger["test_overlap"] = {"exact": exact, "8_words": eight, "13_words": thirteen}
+        ledger["test_overlap"] = {"exact": len(in_test), "8_words": eight, "13_words": thirteen}
     return Curated(pairs, ledger, whole.dropped)
 
 
@@ -105,7 +105,7 @@ def answer_pairs(questions: Sequence[Question], student: Method) -> list[Pair]:
 
 def without_leaked(questions: Sequence[Question], test: Sequence[Question], config: CurateConfig) -> list[Question]:
     """The questions that may be taught: with `config.leaked` drop, none that is a test question."""
-    held_out = leaked(questions, test) if config.leaked == "drop" else set()
+    held_out = leaked(questions, test) if config.leaked == "drop" else set[str]()
     return [question for question in questions if question.id not in held_out]
 
 
@@ -135,6 +135,11 @@ class Job:
     config: CurateConfig
     listed: Set[str] | None
     held_out: Set[str]
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Questions as tuples: to pickle 100,000 records takes a second, and as long to read them.
+        rest = self.teacher, self.student, self.answer_type, self.config, self.listed, self.held_out
+        return _job, ([_FIELDS(question) for question in self.questions.values()], *rest)
 
     def __call__(self, chunk: Chunk) -> Part:
         part = Part()
@@ -200,6 +205,13 @@ class Job:
 def usable(generation: Generation, judged: Score, config: CurateConfig) -> bool:
     """Whether a rationale is right, and not dropped for its cut."""
     return judged.correct and not (generation.finish_reason == "length" and config.truncated == "drop")
+
+
+_FIELDS = attrgetter(*(f.name for f in fields(Question)))
+
+
+def _job(questions: list[tuple[Any, ...]], *rest: Any) -> Job:
+    return Job({row[0]: Question(*row) for row in questions}, *rest)
 
 
 def _choose(looks: Sequence[tuple[str | None, str]], config: CurateConfig) -> list[str | None]:

@@ -72,29 +72,35 @@ def _token(token: str) -> str:
 def leaked(questions: Sequence[Question], test: Sequence[Question]) -> set[str]:
     """The ids of questions that are test questions, but for case and white space."""
     texts = {_folded(question) for question in test}
-    return {question.id for question in questions if _folded(question) in texts}
+    return {question.id for question in questions if texts and _folded(question) in texts}
 
 
 def _folded(question: Question) -> str:
     return fold(question.text).casefold()
 
 
-def overlap(questions: Sequence[Question], test: Sequence[Question], sizes: tuple[int, int] = (8, 13)) -> list[int]:
-    """How many questions share that many words in a row with a test question; sizes rise. 8 as PaLM, 13 as GPT-3.
+def overlap(questions: Sequence[Question], test: Sequence[Question]) -> list[int]:
+    """How many questions share 8 words in a row (as PaLM counts), and 13 (as GPT-3), with a test question.
 
     Words are compared without case and punctuation.
     """
-    grams = [{gram for question in test for gram in _grams(question, size)} for size in sizes]
-    shared = [0] * len(sizes)
-    for question in questions:
-        for i, size in enumerate(sizes):
-            if grams[i].isdisjoint(_grams(question, size)):
-                break  # what shares no eight words shares no thirteen
-            shared[i] += 1
+    tested = [_words(question) for question in test]
+    four, eight, thirteen = ({gram for words in tested for gram in _grams(words, size)} for size in (4, 8, 13))
+    shared = [0, 0]
+    for words in map(_words, questions):
+        # Eight in a row hold four that begin at 0, 4, 8, ...: most questions share not even these.
+        quarters = zip(words[::4], words[1::4], words[2::4], words[3::4], strict=False)
+        if four.isdisjoint(map(hash, quarters)) or eight.isdisjoint(_grams(words, 8)):
+            continue
+        shared[0] += 1
+        shared[1] += not thirteen.isdisjoint(_grams(words, 13))
     return shared
 
 
-def _grams(question: Question, size: int) -> Iterator[int]:
+def _words(question: Question) -> list[str]:
+    return re.findall(r"\w+", question.text.lower())
+
+
+def _grams(words: Sequence[str], size: int) -> Iterator[int]:
     """Hashes of each run of `size` words, for a test set of any size to fit."""
-    words = re.findall(r"\w+", question.text.lower())
     return map(hash, zip(*(words[i:] for i in range(size)), strict=False))

@@ -95,22 +95,33 @@ OPERATOR = re.compile(r"(?:^|\s)[-+*/\u00d7\u00f7^x\u2013](?=\s|$)")
 SAME = re.compile(r"[=:;]|\b(?:or|so|is|are|has|have|makes?|leaves?)\b", re.IGNORECASE)
 
 
+AN_OPTION = re.compile(r"^\W*[A-J][.):]\s+(?=\S)")
+MINUS = re.compile(r"\b(?:negative|minus)\s+(?=[$0-9])")
+MIXED = re.compile(r"(?<![\w/.,])([0-9]+)\s+(?=[0-9]+/[0-9])")
+BREAK = re.compile(r"\.{2,}|(?<=[A-Za-z]):|(?<=:)(?=-?[A-Za-z])|\u2014")
+REASON = re.compile(r"\b(?:because|since)\b")
+DIGIT = re.compile(r"[0-9]")
+ASIDE = re.compile(r"(?<=[\w.%])\s+\((?!or\b)[^()]*\)")
+POWER = re.compile(r"[\u00b2\u00b3\u221a\u03c0\u00bd\u00bc\u00be\\^]")
+BLOB = re.compile(r"\S*[0-9]\S*")
+
+
 def read_number(sentence: str, choices: Sequence[str] = ()) -> str | None:
     """The one number that a sentence gives, such as "39" of "74 - 35 = 39 pieces", commas deleted."""
-    text = re.sub(r"^\W*[A-J][.):]\s+(?=\S)", "", plain(sentence))  # the label of an option
-    text = re.sub(r"\b(?:negative|minus)\s+(?=[$0-9])", "-", text)
-    text = re.sub(r"(?<![\w/.,])([0-9]+)\s+(?=[0-9]+/[0-9])", r"\1_", text)  # 2 1/2
-    text = re.sub(r"\.{2,}|(?<=[A-Za-z]):|(?<=:)(?=-?[A-Za-z])|\u2014", " : ", text)
-    first = re.split(r"\b(?:because|since)\b", text, maxsplit=1)[0]
-    text = first if re.search(r"[0-9]", first) else text
+    text = AN_OPTION.sub("", plain(sentence))  # the label of an option
+    text = MINUS.sub("-", text)
+    text = MIXED.sub(r"\1_", text)  # 2 1/2
+    text = BREAK.sub(" : ", text)
+    first = REASON.split(text, maxsplit=1)[0]
+    text = first if DIGIT.search(first) else text
     if doubtful(sentence):
         return None
     if "=" in text:
         text = _right_side(text) or ""
     elif TO_DO.search(text):
         return None
-    without = re.sub(r"(?<=[\w.%])\s+\((?!or\b)[^()]*\)", "", text)  # an aside
-    return _sole_number(without if re.search(r"[0-9]", without) or NUMBER_WORD.search(without) else text)
+    without = ASIDE.sub("", text)  # an aside
+    return _sole_number(without if DIGIT.search(without) or NUMBER_WORD.search(without) else text)
 
 
 def _right_side(text: str) -> str | None:
@@ -118,7 +129,7 @@ def _right_side(text: str) -> str | None:
     left, _, right = text.rpartition("=")
     clause = re.split(r"[,;]\s|\b(?:and|so|then|that|means)\b", left.rpartition("=")[2] or left)[-1]
     operands = re.split(r"\s[-+*/\u00d7\u00f7]\s|[+*\u00d7\u00f7^]", clause)
-    unknown = len(operands) > 1 and not all(re.search(r"[0-9]", operand) for operand in operands)
+    unknown = len(operands) > 1 and not all(DIGIT.search(operand) for operand in operands)
     if alone := re.fullmatch(r"[\s$(]*([0-9][0-9,.]*)\s*", clause):  # "8 = 9"
         unknown = not number_equal(alone[1], (re.findall(r"[0-9][0-9,.]*", right) or [""])[0].rstrip(".,"))
     if unknown or re.search(r"[0-9]\s?\*?[a-z]\b(?<!\sx)|\b(?<![\u2019'])[b-wyz]\b\s*[-+*/]", clause):
@@ -134,16 +145,16 @@ def _right_side(text: str) -> str | None:
 
 
 def _sole_number(text: str) -> str | None:
-    if OPERATOR.search(text) or re.search(r"[\u00b2\u00b3\u221a\u03c0\u00bd\u00bc\u00be\\^]", text):
+    if OPERATOR.search(text) or POWER.search(text):
         return None
     found: list[tuple[str, int, int]] = []
-    for blob in re.finditer(r"\S*[0-9]\S*", text):
+    for blob in BLOB.finditer(text):
         core = blob[0].strip("\"'()[]{}:;,!?#~\u2248").rstrip(".").rstrip("\"')]}")
         match = NUMERAL.fullmatch(core.removesuffix("'s"))
         if match is None or (match["sign"] and match["sign2"]):
             return None
         sign = "-" if "-" in match["sign"] + match["sign2"] else ""
-        found.append((sign + re.sub(",", "", match["value"]).replace("_", " "), blob.start(), blob.end()))
+        found.append((sign + match["value"].replace(",", "").replace("_", " "), blob.start(), blob.end()))
     for word in NUMBER_WORD.finditer(text):
         name = re.sub(r"\s", "-", word[0].lower())
         if name == "one" and (text[: word.start()].strip(" \"':") or re.match(r" of\b", text[word.end() :])):

@@ -38,17 +38,14 @@ def mapped(job: Callable[[Item], Result], items: Iterable[Item], processes: int)
     workers = [_start() for _ in range(processes)]
     busy: deque[subprocess.Popen[bytes]] = deque()
     try:
+        sent = pickle.dumps(job, pickle.HIGHEST_PROTOCOL)
         for worker in workers:
-            _send(worker, job)
+            _send(worker, sent)
         for worker, item in zip(cycle(workers), items, strict=False):
-            if worker in busy:  # it is the one that has been busy longest: they take turns
-                result = _receive(busy.popleft())
-                _send(worker, item)
-                busy.append(worker)
-                yield result
-            else:
-                _send(worker, item)
-                busy.append(worker)
+            done = [_receive(busy.popleft())] if len(busy) == processes else []  # they take turns: it is this one's
+            _send(worker, pickle.dumps(item, pickle.HIGHEST_PROTOCOL))
+            busy.append(worker)
+            yield from done
         while busy:
             yield _receive(busy.popleft())
     finally:
@@ -62,9 +59,9 @@ def _start() -> subprocess.Popen[bytes]:
     return subprocess.Popen(WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
 
 
-def _send(worker: subprocess.Popen[bytes], value: object) -> None:
+def _send(worker: subprocess.Popen[bytes], pickled: bytes) -> None:
     with suppress(BrokenPipeError):  # what ended it is told when its result is asked for
-        pickle.dump(value, _open(worker.stdin), pickle.HIGHEST_PROTOCOL)
+        _open(worker.stdin).write(pickled)
         _open(worker.stdin).flush()
 
 

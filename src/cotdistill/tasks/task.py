@@ -79,7 +79,9 @@ def check(task: Task, places: Mapping[str, str] | None = None, overlap: str = "r
 
 
 def fold(text: str) -> str:
-    """`text` with every run of white space as one space."""
+    """`text` with every run of white space as one space, and none at its ends."""
+    if "  " not in text and text.isprintable():  # so there is no other space in it
+        return text.strip()
     return " ".join(text.split())
 
 
