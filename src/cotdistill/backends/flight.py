@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import random
 import resource
 import time
@@ -16,7 +17,7 @@ import aiohttp
 import orjson
 
 from cotdistill.backends.allowance import Allowance
-from cotdistill.backends.pace import Pace
+from cotdistill.backends.pace import MOST_AT_ONCE, Pace
 from cotdistill.backends.wire import (
     BUSY,
     MAX_REPLY_BYTES,
@@ -47,7 +48,7 @@ GIVE_UP_AFTER = 20  # requests in a row that found no connection
 REFUSED_AT_FIRST = 3  # different prompts refused, none answered: the fault is in the config
 BACKOFF_SECONDS, BACKOFF_CAP = 0.5, 30.0
 MOST_SAMPLES = 16  # in one request
-SPARE_FILES = 32  # for the store, the run's files and the loop
+SPARE_FILES = 16  # for the store, and for the run's files
 TLS_ADVICE = (
     "Check that teacher.base_url is right to say https. For a certificate of your own authority, set SSL_CERT_FILE "
     "to its file."
@@ -55,6 +56,14 @@ TLS_ADVICE = (
 _END = object()
 
 Result = tuple[Request, int, Completion]
+
+
+def free_files() -> int:
+    """How many connections the limit of open files leaves."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit == resource.RLIM_INFINITY:
+        return MOST_AT_ONCE
+    return max(1, limit - len(os.listdir("/dev/fd")) - SPARE_FILES)  # noqa: PTH208 - names are enough
 
 
 class Flight:
@@ -67,7 +76,7 @@ class Flight:
             self.limits.concurrency,
             self.limits.requests_per_minute,
             self.limits.tokens_per_minute,
-            most=max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_FILES),
+            most=free_files(),
         )
         self.allowance = Allowance(backend.budget, backend.price)
         self.tasks: set[asyncio.Task[None]] = set()
@@ -176,7 +185,7 @@ class Flight:
             try:
                 reply = await self.once(request, samples)
             except Transient as error:
-                failure = error
+                failure = error.with_traceback(None)  # whose frames hold the reply
             except orjson.JSONEncodeError as error:  # a lone surrogate
                 return self.fail(request, samples, Transient(f"the prompt cannot be sent: {error}"))
             else:
