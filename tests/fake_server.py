@@ -16,6 +16,7 @@ import hashlib
 import re
 import socket
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -132,7 +133,10 @@ def main() -> None:
     parser.add_argument("--reply", default=None, help="this text to every prompt")
     parser.add_argument("--raw", default=None, help="this body, as it is, to every request")
     parser.add_argument("--bomb", action="store_true", help="every reply is 64 MB of zeros, gzipped")
+    parser.add_argument("--reply-file", type=Path, help="the text of this file to every prompt")
     flags = parser.parse_args()
+    if flags.reply_file:
+        flags.reply = flags.reply_file.read_bytes().decode()
     with socket.create_server(("127.0.0.1", flags.port), backlog=1024) as listening:
         print(listening.getsockname()[1], flush=True)
         web.run_app(FakeServer(flags).app(), sock=listening, print=lambda *_: None, access_log=None)

@@ -13,6 +13,7 @@ store: `claim` gives a key to one of them, by a kernel lock that dies with its p
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -35,6 +36,7 @@ from cotdistill.records import FinishReason
 from cotdistill.schema import checksum_of, connect, open_store, open_to_read
 
 ROWS_A_COMMIT = 256
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # as over NFS without its lock daemon
 ROWS_WAITING = 4096  # for the disk, before whoever brings more has to wait as well
 
 
@@ -194,7 +196,9 @@ class Store:
 
     def models(self) -> list[dict[str, str]]:
         """The identities of the models whose completions are here."""
-        return [json.loads(model) for (model,) in self._query("SELECT DISTINCT model FROM pools")]
+        found = self._query("SELECT DISTINCT model FROM pools")
+        with errors_named(self.path):
+            return [json.loads(model) for (model,) in found]
 
     def params(self, identity: Mapping[str, str]) -> list[str]:
         """The sampling parameters, as JSON, that a model was asked with."""
@@ -285,6 +289,13 @@ def _lock(file: int, key: bytes, take: bool) -> bool:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB if take else fcntl.LOCK_UN, 1, place)
     except (BlockingIOError, PermissionError):
         return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise DataError(
+            f"its file system has no locks ({error.strerror}), so two processes could pay for the same.\n"
+            "Keep the store on a local disk: store=PATH."
+        ) from None
     return True
 
 

@@ -96,9 +96,11 @@ class OpenAIBackend:
                 if flight.stopped is not None:
                     raise flight.stopped
         finally:
-            run(flight.close())
-            run(loop.shutdown_default_executor())  # it looked up host names
-            loop.close()
+            try:
+                run(flight.close())
+            finally:
+                run(loop.shutdown_default_executor())  # it looked up host names
+                loop.close()
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
