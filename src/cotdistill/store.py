@@ -119,9 +119,13 @@ class Store:
         return {key for (key,) in self._query("SELECT key FROM finished WHERE job = ? AND samples >= ?", job, samples)}
 
     def forget_finished(self, job: bytes) -> None:
-        """Drop a job's marks, as where rows were lost since."""
+        """Drop a job's marks, as where rows were lost since, and make the indexes anew.
+
+        A row that only a damaged index does not find would be bought in each run, and be there.
+        """
         with errors_named(self.path):
             self._db.execute("DELETE FROM finished WHERE job = ?", (job,))
+            self._db.execute("REINDEX")
 
     def write(self, items: Sequence[Row | Mark]) -> None:
         """Store `items`; on the disk when this returns. A sample that is there already stays as it is."""
@@ -232,18 +236,26 @@ def _write(db: sqlite3.Connection, items: Sequence[Row | Mark]) -> None:
     db.execute("BEGIN IMMEDIATE")
     try:
         pools = {(row.pool.model, row.pool.params) for row in good}
-        db.executemany("INSERT OR IGNORE INTO pools (model, params) VALUES (?, ?)", pools)
+        db.executemany("INSERT INTO pools (model, params) VALUES (?, ?) ON CONFLICT (model, params) DO NOTHING", pools)
         ids = {
             pool: db.execute("SELECT id FROM pools WHERE (model, params) = (?, ?)", pool).fetchone()[0]
             for pool in pools
         }
         prompts = {r.key: (r.key, ids[r.pool.model, r.pool.params], turns_text(r.prompt)) for r in good}
-        _insert(db, "INSERT OR IGNORE INTO prompts (key, pool, turns) VALUES", "(?, ?, ?)", prompts.values())
+        # Not OR IGNORE: in a damaged file that would swallow a row whose id is taken, and buy it in each run.
         _insert(
             db,
-            "INSERT OR IGNORE INTO completions VALUES",
+            "INSERT INTO prompts (key, pool, turns) VALUES",
+            "(?, ?, ?)",
+            prompts.values(),
+            "ON CONFLICT (key) DO NOTHING",
+        )
+        _insert(
+            db,
+            "INSERT INTO completions VALUES",
             "((SELECT id FROM prompts WHERE key = ?), ?, ?, ?, ?, ?, ?, ?, ?)",
             [(r.key, *values, checksum_of(r.key, *values), now) for r in good for values in (_values(r),)],
+            "ON CONFLICT (prompt, sample) DO NOTHING",
         )
         if good and db.execute("SELECT 1 FROM failures LIMIT 1").fetchone():
             db.executemany("DELETE FROM failures WHERE key = ? AND sample = ?", [(r.key, r.sample) for r in good])
@@ -256,7 +268,9 @@ def _write(db: sqlite3.Connection, items: Sequence[Row | Mark]) -> None:
         raise
 
 
-def _insert(db: sqlite3.Connection, statement: str, row: str, rows: Iterable[tuple[object, ...]]) -> None:
+def _insert(
+    db: sqlite3.Connection, statement: str, row: str, rows: Iterable[tuple[object, ...]], conflict: str = ""
+) -> None:
     """Insert many rows by few statements.
 
     Not executemany: that takes and gives back the interpreter's lock for each row, and with a busy
@@ -265,7 +279,7 @@ def _insert(db: sqlite3.Connection, statement: str, row: str, rows: Iterable[tup
     rows = list(rows)
     while rows:
         size = next(size for size in (64, 16, 4, 1) if size <= len(rows))  # few, so that SQLite knows them prepared
-        db.execute(f"{statement} {', '.join([row] * size)}", [value for row in rows[:size] for value in row])
+        db.execute(f"{statement} {', '.join([row] * size)} {conflict}", [value for row in rows[:size] for value in row])
         rows = rows[size:]
 
 
