@@ -135,8 +135,10 @@ class Store:
     @contextmanager
     def writer(
         self, committed: Callable[[Sequence[Row | Mark]], object] = lambda items: None
-    ) -> Iterator[Callable[[Row | Mark], None]]:
+    ) -> Iterator[Callable[[Row | Mark | None], None]]:
         """A function that stores an item soon, in a thread; `committed` hears there what is on the disk.
+
+        It raises what stopped the thread, such as a full disk; with None it does that alone.
 
         What arrives while one commit waits for the disk goes into the next: many a commit under load,
         and none that waits for company. All is on the disk when the block ends, however it ends.
@@ -165,12 +167,13 @@ class Store:
             except BaseException as error:  # noqa: BLE001 - raised where the rows come from
                 failed.append(error)
 
-        def put(item: Row | Mark) -> None:
+        def put(item: Row | Mark | None) -> None:
             while queue.qsize() > ROWS_WAITING and not failed:
                 time.sleep(0.001)
             if failed:
-                raise failed[0]  # such as a full disk
-            queue.put(item)
+                raise failed[0]
+            if item is not None:
+                queue.put(item)
 
         thread = threading.Thread(target=work, name="store")
         thread.start()
