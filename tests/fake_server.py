@@ -30,7 +30,7 @@ class FakeServer:
         self.at_once = self.most_at_once = 0
 
     def app(self) -> web.Application:
-        app = web.Application()
+        app = web.Application(client_max_size=2**26)
         app.router.add_post("/v1/completions", self.handle)
         app.router.add_post("/v1/chat/completions", self.handle)
         app.router.add_get("/stats", self.stats)

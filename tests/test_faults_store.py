@@ -129,7 +129,7 @@ def damaged_stores(
 @pytest.mark.parametrize("part", ["", "-wal"])
 def test_f10_damaged_store_is_detected_or_right(whole: Path, killed: Path, tmp_path: Path, part: str) -> None:
     source = killed if part else whole
-    found = damaged_stores(source, part, tmp_path / "damaged", 100 if part else 400, seed=1)
+    found = damaged_stores(source, part, tmp_path / "damaged", 50 if part else 450, seed=1)
     assert found["asked" if part else "detected"] > 20, found
 
 
@@ -403,19 +403,28 @@ UNUSABLE = {
 }
 
 
+WORDS = ("curate", "name=mine", "task.train=2", "task.test=2", "teacher.samples=1")
+
+
+@pytest.fixture(scope="module")
+def done_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("done") / "runs"
+    assert command_line(*WORDS, f"runs={runs}").returncode == 0
+    return runs
+
+
 @pytest.mark.parametrize(("shell", "message"), UNUSABLE.values(), ids=UNUSABLE)
-def test_f10_what_cannot_be_used_is_named(tmp_path: Path, shell: str, message: str) -> None:
+def test_f10_what_cannot_be_used_is_named(done_run: Path, tmp_path: Path, shell: str, message: str) -> None:
     if PLAIN_USER and "chmod" in shell:
         if shutil.which("setpriv") is None:
             pytest.skip("as root, without setpriv")
         if subprocess.run([*PLAIN_USER, "true"], check=False, capture_output=True).returncode:
             pytest.skip("as root, and setpriv may not drop its rights")
-    words = ("curate", "name=mine", f"runs={tmp_path}/runs", "task.train=2", "task.test=2", "teacher.samples=1")
-    assert command_line(*words).returncode == 0
+    shutil.copytree(done_run, tmp_path / "runs")
     before = {path.name: path.read_bytes() for path in (tmp_path / "runs" / "mine").glob("*.json*")}
     subprocess.run(["/bin/sh", "-c", shell], cwd=tmp_path, check=True)
     more = ("teacher.samples=2",) if "store" in message else ()  # it must write
-    done = command_line(*words, *more, prefix=PLAIN_USER if "chmod" in shell else ())
+    done = command_line(*WORDS, f"runs={tmp_path}/runs", *more, prefix=PLAIN_USER if "chmod" in shell else ())
     subprocess.run(["/bin/chmod", "-R", "u+rwX", str(tmp_path)], check=True)
     assert done.returncode == (3 if message else 0), done.stderr
     assert message in done.stderr

@@ -298,6 +298,17 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _whole_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    """None that is written in 5,000 hexadecimal digits: Python cannot even show it."""
+    value = int(loader.construct_yaml_int(node))
+    if abs(value) >= 2**63:
+        raise yaml.constructor.ConstructorError(None, None, "a number of more than 63 bits", node.start_mark)
+    return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+
+
 def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
     """The config of a YAML file with overrides such as {"student.epochs": 2} applied.
 
