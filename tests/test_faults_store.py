@@ -19,13 +19,16 @@ from pathlib import Path
 import pytest
 
 from cotdistill.backends.recorded import RecordedBackend
+from cotdistill.budget import Amount, Budget
 from cotdistill.completions import Completion, Request, SamplingParams, canonical, identity_text, turns_text
-from cotdistill.errors import DataError
+from cotdistill.config import TaskConfig
+from cotdistill.errors import ConfigError, DataError
 from cotdistill.generate import generate, make_job
 from cotdistill.methods import METHODS
 from cotdistill.records import Generation, Question
 from cotdistill.schema import VERSION
 from cotdistill.store import Store
+from cotdistill.tasks import load_task
 
 COT = METHODS["zero_shot_cot"]
 QUESTIONS = [Question(str(i), f"What is {i} plus 1?", str(i + 1)) for i in range(25)]
@@ -435,10 +438,6 @@ def test_f10_what_cannot_be_used_is_named(done_run: Path, tmp_path: Path, shell:
 
 
 def test_f10_a_damaged_data_file_is_named_or_read(tmp_path: Path) -> None:
-    from cotdistill.config import TaskConfig
-    from cotdistill.errors import ConfigError
-    from cotdistill.tasks import load_task
-
     rng = random.Random(8)
     lines = [json.dumps({"question": f"What is {i} plus 1?", "answer": i + 1}, indent=None) for i in range(20)]
     content = "\n".join(lines).encode()
@@ -457,3 +456,22 @@ def test_f10_a_damaged_data_file_is_named_or_read(tmp_path: Path) -> None:
                 named += 1
                 assert str(path) in str(error)  # noqa: PT017 - it may also not be raised
     assert named > 60
+
+
+SPENT = [
+    *("", "{", "[]", "null", "1", '{"spent": {}}', '{"spent": {"requests": 1}, "held": []}', "[" * 100_000, "\0" * 50),
+    *('{"spent": {"requests": "1"}, "held": {}}', '{"spent": {"requests": NaN}, "held": {}}'),
+    *(
+        '{"spent": {"usd": -1}, "held": {}}',
+        '{"spent": {"tokens": Infinity}, "held": {}}',
+        '{"spent": {"x": 1}, "held": {}}',
+    ),
+]
+
+
+@pytest.mark.parametrize("content", SPENT, ids=lambda content: ascii(content[:40]))
+def test_f10_a_damaged_account_is_named_and_nothing_is_spent(tmp_path: Path, content: str) -> None:
+    (tmp_path / "spent.json").write_text(content)
+    with pytest.raises(DataError, match=r"spent\.json: what this run has spent cannot be read"):
+        Budget(Amount(requests=10), tmp_path / "spent.json")
+    assert (tmp_path / "spent.json").read_text() == content

@@ -67,7 +67,9 @@ class Budget:
                 saved = json.loads(path.read_text())
                 self.lost = Amount(**saved["held"])
                 self.spent = Amount(**saved["spent"]).plus(self.lost)
-            except (OSError, ValueError, TypeError, LookupError) as error:
+                if not all(0 <= value < math.inf for value in (*self.lost, *self.spent)):  # NaN is neither
+                    raise ValueError("an amount that is none")
+            except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
                 raise DataError(
                     f"{path}: what this run has spent cannot be read ({error}).\n"
                     "Write what you know into it, or remove it to count from nothing."
