@@ -119,9 +119,11 @@ class Flight:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
-        self.allowance.budget.save()
-        if hasattr(self, "http"):
-            await self.http.close()
+        try:
+            self.allowance.budget.save()
+        finally:
+            if hasattr(self, "http"):
+                await self.http.close()
 
     async def something(self) -> None:
         """Wait until there is something to yield, or room for a request."""
