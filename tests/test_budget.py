@@ -197,7 +197,7 @@ def test_a_request_waits_for_what_is_held_and_ends_where_it_is_spent() -> None:
     assert budget.reserve(Amount(1, 60, 0))
     budget.settle(Amount(1, 60, 0), Amount(1, 60, 0))
     with pytest.raises(
-        BudgetReached, match=r"limits\.max_tokens=100 is reached: 80 spent, and the next request may take 60"
+        BudgetReached, match=r"limits\.max_tokens=100 is reached: 80 spent, and the next question may take 60"
     ):
         budget.reserve(Amount(1, 60, 0))
 

@@ -385,7 +385,7 @@ def test_f9_the_clock_jumps_by_a_day(tmp_path: Path, days: int) -> None:
 
 
 # Where the time of day is read: for a row's date, and for a Retry-After that is a date (capped).
-TIME_OF_DAY = {"store.py", "backends/wire.py"}
+TIME_OF_DAY = {"store.py", "backends/wire.py", "backends/batch_journal.py"}  # dates of rows, of replies, of notes
 CLOCKS = [
     "time.time",
     *(f"{kind}.{name}" for kind in ("datetime", "date", "Date") for name in ("now", "today", "utcnow")),

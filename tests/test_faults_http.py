@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +225,7 @@ def test_f4_what_passes_is_tried_again(status: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "least"),
-    [("1", 1.0), (formatdate(time.time() - 1000, usegmt=True), 0.0), ("-5", 0.0), ("nan", 0.0), ("soon", 0.0)],
+    [("1", 1.0), ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0), ("-5", 0.0), ("nan", 0.0), ("soon", 0.0)],
 )
 def test_f4_retry_after_is_kept_where_it_makes_sense(value: str, least: float) -> None:
     with bad_server("--fault", "status:0.1", "--status", "429 Busy", "--retry-after", value) as server:
@@ -666,7 +665,7 @@ def test_f2_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         start = time.monotonic()
         _, err = process.communicate(timeout=30)
-        assert time.monotonic() - start < 3  # about one, on a machine that is not busy
+        assert time.monotonic() - start < 10  # about one where nothing else runs; waiting would take 120
     assert process.returncode == 130
     assert "Traceback" not in err
     assert stored(tmp_path) == 10

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from cotdistill.backends.probe import ADVICE, DOCUMENTED, REQUESTS, UNKNOWN, Found, Replies, Reply, probe
+from cotdistill.backends.probe import ADVICE, DOCUMENTED, IN_ITS_PLACE, REQUESTS, UNKNOWN, Found, Replies, Reply, probe
 from cotdistill.errors import BackendError, ConfigError
 from servers import Server, start_server
 
@@ -48,7 +48,8 @@ def test_what_is_told_of_a_server(flags: str, told: str) -> None:
     if verb in ("ignores", "refuses"):
         expected = {"ignores": (), "refuses": (), verb: tuple(names.split(", "))}
         assert (found.ignores, found.refuses) == (expected["ignores"], expected["refuses"])
-        assert all(f"{verb} {name}: {ADVICE[name]}" in str(found) for name in expected[verb])
+        advice = {**ADVICE, **IN_ITS_PLACE} if verb == "refuses" else ADVICE
+        assert all(f"{verb} {name}: {advice[name]}" in str(found) for name in expected[verb])
     else:
         assert str(found) == told
 

@@ -28,6 +28,7 @@ from cotdistill.store import Mark, Row, Store
 
 POLL_SECONDS = 0.5  # how often to look for what another process is buying
 COMMIT_SECONDS = 0.001
+UNSAVED = 32  # completions that may wait for the disk, besides as many as are in flight
 AT_ONCE = 32  # questions taken up together, for one look into the store
 SAME_TEXTS = 8  # questions whose samples are all one text, and none otherwise: the server does not sample
 
@@ -138,6 +139,7 @@ class _Asking:
         self.later: deque[int] = deque()  # another process, or an equal question, is at it
         self.parked: list[deque[int]] = [deque() for _ in range(job.until.enough if job.until else 0)]
         self.committed: deque[Row | Mark] = deque()  # by the writer's thread
+        self.unsaved = 0  # completions that wait for it
         self.per_sample = 2 if job.cue else 1
         self.done, self.total = 0, len(questions) * job.n * self.per_sample
         self.same = self.different = 0
@@ -166,17 +168,21 @@ class _Asking:
     def requests(self) -> Iterator[Request | None]:
         """What to ask next; None where only what is in flight can bring more."""
         while True:
-            if self.ready:
-                yield self.ready.popleft()
-                continue
             self.settle()
-            if some := self.next_positions():
+            in_flight = len(self.asked) - len(self.ready)
+            if self.unsaved > in_flight + UNSAVED:  # a kill would lose so many that are paid
+                if in_flight:
+                    yield None
+                else:
+                    self.wait_for_disk()
+            elif self.ready:
+                yield self.ready.popleft()
+            elif some := self.next_positions():
                 self.start(some)
             elif self.asked:
                 yield None
             elif self.busy:
-                self.write(None)  # else nobody hears that the disk is full
-                time.sleep(COMMIT_SECONDS)
+                self.wait_for_disk()
             elif self.later:
                 self.later, again = deque(), self.later
                 self.start(again)
@@ -184,6 +190,10 @@ class _Asking:
                     time.sleep(POLL_SECONDS)
             else:
                 return
+
+    def wait_for_disk(self) -> None:
+        self.write(None)  # else nobody hears that it is full
+        time.sleep(COMMIT_SECONDS)
 
     def next_positions(self) -> list[int]:
         """Some questions to take up: new ones, or those with the fewest right rationales."""
@@ -271,6 +281,7 @@ class _Asking:
         """Store a completion, and let those who waited for it go on."""
         second = len(request.prompt) > 1
         key = self.job.second.key(request.prompt) if second else self.asked[request][0][0].key
+        self.unsaved += 1
         self.write(Row(self.job.second if second else self.job.first, key, request.prompt, sample, completion))
         if second:
             waiting = self.asked.pop(request)
@@ -292,6 +303,7 @@ class _Asking:
         """What is marked is on the disk: another process may have its question."""
         while self.committed:
             item = self.committed.popleft()
+            self.unsaved -= isinstance(item, Row)
             if isinstance(item, Mark):
                 self.store.unclaim([item.key])
                 work = self.busy.pop(item.key)
