@@ -28,7 +28,8 @@ from cotdistill.store import Mark, Row, Store
 
 POLL_SECONDS = 0.5  # how often to look for what another process is buying
 COMMIT_SECONDS = 0.001
-UNSAVED = 32  # completions that may wait for the disk, besides as many as are in flight
+MANY = 32  # requests in flight: another completion comes at once
+UNSAVED = 256  # completions that may wait for the disk, besides as many as are in flight
 AT_ONCE = 32  # questions taken up together, for one look into the store
 SAME_TEXTS = 8  # questions whose samples are all one text, and none otherwise: the server does not sample
 
@@ -139,7 +140,8 @@ class _Asking:
         self.later: deque[int] = deque()  # another process, or an equal question, is at it
         self.parked: list[deque[int]] = [deque() for _ in range(job.until.enough if job.until else 0)]
         self.committed: deque[Row | Mark] = deque()  # by the writer's thread
-        self.unsaved = 0  # completions that wait for it
+        self.outbox: list[Row | Mark] = []  # for it
+        self.unsaved = 0  # completions that are not on the disk
         self.per_sample = 2 if job.cue else 1
         self.done, self.total = 0, len(questions) * job.n * self.per_sample
         self.same = self.different = 0
@@ -192,7 +194,7 @@ class _Asking:
                 return
 
     def wait_for_disk(self) -> None:
-        self.write(None)  # else nobody hears that it is full
+        self.write([])  # else nobody hears that it is full
         time.sleep(COMMIT_SECONDS)
 
     def next_positions(self) -> list[int]:
@@ -233,7 +235,7 @@ class _Asking:
         samples = work.next_samples()
         if samples and self.job.until and self.job.until.sparing and work.rights_found() > work.level:
             work.parked = True  # those with fewer come first
-            self.write(Mark(self.job.id, work.key, 0))
+            self.save(Mark(self.job.id, work.key, 0))
         elif samples:
             follow_up = self.job.second.sampling.max_tokens if self.job.cue else 0
             request = Request(work.prompt, self.job.first.sampling, samples, follow_up)
@@ -244,7 +246,7 @@ class _Asking:
     def end(self, work: Work) -> None:
         failed = any(c.finish_reason == "error" for c in (*work.texts.values(), *work.answers.values()))
         marked = 0 if failed or self.job.until else self.job.n
-        self.write(Mark(self.job.id, work.key, marked))
+        self.save(Mark(self.job.id, work.key, marked))
         self.count(self.job.n * self.per_sample - work.counted, work)
         texts = [c.text for c in work.texts.values() if c.finish_reason != "error"]
         if len(texts) > 1 and self.job.first.sampling.temperature > 0:
@@ -282,7 +284,7 @@ class _Asking:
         second = len(request.prompt) > 1
         key = self.job.second.key(request.prompt) if second else self.asked[request][0][0].key
         self.unsaved += 1
-        self.write(Row(self.job.second if second else self.job.first, key, request.prompt, sample, completion))
+        self.save(Row(self.job.second if second else self.job.first, key, request.prompt, sample, completion))
         if second:
             waiting = self.asked.pop(request)
             del self.answering[key]
@@ -300,7 +302,8 @@ class _Asking:
             self.go_on(work)
 
     def settle(self) -> None:
-        """What is marked is on the disk: another process may have its question."""
+        """What is marked and on the disk is done with: another process may have its question."""
+        self.flush()
         while self.committed:
             item = self.committed.popleft()
             self.unsaved -= isinstance(item, Row)
@@ -309,6 +312,17 @@ class _Asking:
                 work = self.busy.pop(item.key)
                 if work.parked:
                     self.parked[work.rights_found()].append(work.position)
+
+    def save(self, item: Row | Mark) -> None:
+        """Store it soon: at once, or with a few more where there are many on their way."""
+        self.outbox.append(item)
+        if len(self.outbox) >= AT_ONCE or len(self.asked) < MANY:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.outbox:
+            self.write(self.outbox)
+            self.outbox = []
 
     def count(self, more: int, work: Work | None = None) -> None:
         if work is not None:

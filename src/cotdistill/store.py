@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from queue import SimpleQueue
@@ -37,7 +37,7 @@ from cotdistill.schema import checksum_of, connect, open_store, open_to_read
 
 ROWS_A_COMMIT = 256
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # as over NFS without its lock daemon
-ROWS_WAITING = 4096  # for the disk, before whoever brings more has to wait as well
+BATCHES_WAITING = 256  # for the disk, before whoever brings more has to wait as well
 
 
 class Row(NamedTuple):
@@ -135,45 +135,38 @@ class Store:
     @contextmanager
     def writer(
         self, committed: Callable[[Sequence[Row | Mark]], object] = lambda items: None
-    ) -> Iterator[Callable[[Row | Mark | None], None]]:
-        """A function that stores an item soon, in a thread; `committed` hears there what is on the disk.
-
-        It raises what stopped the thread, such as a full disk; with None it does that alone.
+    ) -> Iterator[Callable[[Sequence[Row | Mark]], None]]:
+        """A function that stores items soon, in a thread; `committed` hears there what is on the disk.
 
         What arrives while one commit waits for the disk goes into the next: many a commit under load,
-        and none that waits for company. All is on the disk when the block ends, however it ends.
+        and none that waits for company. All is on the disk when the block ends, however it ends. The
+        function raises what stopped the thread, such as a full disk; without items it does only that.
         """
-        queue: SimpleQueue[Row | Mark | None] = SimpleQueue()
+        queue: SimpleQueue[Sequence[Row | Mark] | None] = SimpleQueue()
         failed: list[BaseException] = []
 
         def work() -> None:
             try:
-                with errors_named(self.path):
-                    db = connect(self.path)
-                    try:
-                        item = queue.get()
-                        while item is not None:
-                            batch = [item]
-                            while (
-                                not queue.empty() and len(batch) < ROWS_A_COMMIT and (item := queue.get()) is not None
-                            ):
-                                batch.append(item)
-                            _write(db, batch)
-                            committed(batch)
-                            if item is not None:
-                                item = queue.get()
-                    finally:
-                        db.close()
+                with errors_named(self.path), closing(connect(self.path)) as db:
+                    items = queue.get()
+                    while items is not None:
+                        batch = [*items]
+                        while len(batch) < ROWS_A_COMMIT and not queue.empty() and (items := queue.get()) is not None:
+                            batch += items
+                        _write(db, batch)
+                        committed(batch)
+                        if items is not None:
+                            items = queue.get()
             except BaseException as error:  # noqa: BLE001 - raised where the rows come from
                 failed.append(error)
 
-        def put(item: Row | Mark | None) -> None:
-            while queue.qsize() > ROWS_WAITING and not failed:
+        def put(items: Sequence[Row | Mark]) -> None:
+            while queue.qsize() > BATCHES_WAITING and not failed:
                 time.sleep(0.001)
             if failed:
                 raise failed[0]
-            if item is not None:
-                queue.put(item)
+            if items:
+                queue.put(items)
 
         thread = threading.Thread(target=work, name="store")
         thread.start()

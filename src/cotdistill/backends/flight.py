@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
@@ -241,16 +242,15 @@ class Flight:
     async def leave(self, request: Request, most: Amount, later: Amount, likely: int) -> float | None:
         """Wait for the turn, a slot, the rate and the budget; returns when it leaves, None where it may not."""
         while True:
-            async with self.turn:
-                await self.slot(likely)
-                try:
-                    if self.allowance.take(request, most, later):
-                        return self.pace.enter(likely)
-                except BudgetReached:
-                    if len(request.prompt) > 1:
-                        raise
-                    self.spent = most.plus(later)
-                    return None
+            if self.turn.locked() or self.delay(likely):  # else the turn is nobody's, and there is no wait
+                async with self.turn:
+                    while seconds := self.delay(likely):
+                        await (self.changed() if seconds == math.inf else asyncio.sleep(seconds))
+                    sent = self.enter(request, most, later, likely)
+            else:
+                sent = self.enter(request, most, later, likely)
+            if sent is not False:
+                return sent
             # What is under way may cost less than it holds; and second prompts are not to wait for this one.
             self.asleep += 1
             self.wake.set()
@@ -259,16 +259,21 @@ class Flight:
             finally:
                 self.asleep -= 1
 
-    async def slot(self, tokens: int) -> None:
-        while True:
-            # No more leave than may be refused before it is the config that is wrong.
-            most = REFUSED_AT_FIRST - len(self.refused) if self.refused and not self.answers else self.pace.limit
-            if self.pace.in_flight >= min(most, self.pace.limit):
-                await self.changed()
-            elif (seconds := self.pace.delay(tokens)) > 0:
-                await asyncio.sleep(seconds)
-            else:
-                return
+    def enter(self, request: Request, most: Amount, later: Amount, likely: int) -> float | Literal[False] | None:
+        """Take what it takes; returns when, False while the budget is held by others, None where it is spent."""
+        try:
+            return self.allowance.take(request, most, later) and self.pace.enter(likely)
+        except BudgetReached:
+            if len(request.prompt) > 1:
+                raise
+            self.spent = most.plus(later)
+            return None
+
+    def delay(self, tokens: int) -> float:
+        """Seconds until a request of about `tokens` may leave; endless while there is no slot."""
+        # No more leave than may be refused before it is the config that is wrong.
+        most = REFUSED_AT_FIRST - len(self.refused) if self.refused and not self.answers else self.pace.limit
+        return math.inf if self.pace.in_flight >= min(most, self.pace.limit) else max(0.0, self.pace.delay(tokens))
 
     async def changed(self) -> None:
         self.change.clear()
