@@ -182,24 +182,26 @@ class BadServer:
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         self.requests += 1
+        number = self.requests
         self.keys.add(fields.get("authorization", ""))
         self.paths.add(f"{method} {path}")
         try:
             await asyncio.sleep(self.flags.latency)
-            return await self.send(json.loads(content or b"{}"), writer)
+            return await self.send(number, json.loads(content or b"{}"), writer)
         finally:
             self.at_once -= 1
 
-    async def send(self, body: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
+    async def send(self, number: int, body: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
         if not self.lets_in():
             self.faults["busy"] += 1
             writer.write(problem(Asked(self.flags, body, "", ""), "429 Too Many Requests"))
             return True
         prompt = "".join(message["content"] for message in body.get("messages", []))
         self.prompts[prompt] += 1
-        changed = self.flags.change_after and self.requests > self.flags.change_after
+        changed = self.flags.change_after and number > self.flags.change_after
         asked = Asked(self.flags, body, prompt, "fake-2" if changed else "fake-1")
-        fault = self.draw(f"{prompt}|{body.get('seed', 0)}|{self.prompts[prompt]}")
+        chance = f"{prompt}|{body.get('seed', 0)}|{self.prompts[prompt]}"
+        fault = self.draw(chance) if number > self.flags.good_first else ""
         self.faults[fault] += 1
         if fault not in ("status", "no_n"):
             self.tokens += sum(asked.usage.values())
@@ -215,8 +217,6 @@ class BadServer:
         return False
 
     def draw(self, chance: str) -> str:
-        if self.requests <= self.flags.good_first:
-            return ""
         for fault, rate in self.flags.fault:
             if share(fault, chance) < rate:
                 return str(fault)
