@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import gzip
 import json
+import re
 import ssl
 import time
 from collections import Counter
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from fake_server import answer, share
+from answering import answer, share
 
 MEGABYTE = 2**20
 
@@ -217,6 +218,8 @@ class BadServer:
         return False
 
     def draw(self, chance: str) -> str:
+        if named := re.search(r"\[(\w+)\]", chance):
+            return named[1] if self.flags.named else ""
         for fault, rate in self.flags.fault:
             if share(fault, chance) < rate:
                 return str(fault)
@@ -273,6 +276,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--certificate", default="", help="PEM of certificate and key: speak TLS")
     parser.add_argument("--fault", type=fault_and_rate, action="append", default=[], help="NAME:SHARE, several")
+    parser.add_argument("--named", action="store_true", help="a prompt that holds [NAME] gets that fault")
     parser.add_argument("--good-first", type=int, default=0, help="so many requests without a fault")
     parser.add_argument("--status", default="500 Oh", help="of the fault of that name")
     parser.add_argument("--message", default="something went wrong")

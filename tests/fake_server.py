@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gzip
-import hashlib
 import re
 import socket
 from collections import Counter
@@ -21,6 +20,7 @@ from typing import Any
 
 from aiohttp import web
 
+from answering import answer, share
 from fake_batches import FakeBatches
 
 
@@ -152,24 +152,6 @@ def random_list(body: dict[str, Any], index: int, chance: str) -> str:
 
 def problem(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
     return web.json_response({"error": {"message": message, "code": None}}, status=status, headers=headers)
-
-
-def share(*of: object) -> float:
-    """A number in [0, 1) that is always the same for the same things."""
-    return int.from_bytes(hashlib.sha256(repr(of).encode()).digest()[:4]) / 2**32
-
-
-def answer(prompt: str, seed: int, wrong_rate: float) -> str:
-    # The last question counts: those before it are exemplars.
-    questions = list(re.finditer(r"What is (-?\d+) plus (-?\d+)\?", prompt))
-    if not questions:
-        return " ok."
-    a, b = map(int, questions[-1].groups())
-    reasoned = re.search(r"= (-?\d+)\.", prompt[questions[-1].end() :])
-    if reasoned and prompt.rstrip().endswith("Therefore, the answer is"):
-        return f" {reasoned[1]}."
-    total = a + b + (share("wrong", prompt, seed) < wrong_rate)
-    return f" {a} plus {b} is {a} + {b} = {total}."
 
 
 def main() -> None:
