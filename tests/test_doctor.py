@@ -46,6 +46,14 @@ def test_a_live_teacher_is_asked_seven_times(tmp_path: Path, server: Server) -> 
     assert server.stats()["requests"] == before + 7
 
 
+def test_each_of_several_teachers_is_looked_at(tmp_path: Path, server: Server) -> None:
+    both = config(tmp_path, base_url=server.base_url, mode="batch").model_dump()
+    both["teachers"] = [{"model": "one"}, {"model": "two", "base_url": "http://127.0.0.1:1/v1"}]
+    seen = found(Config.model_validate(both))
+    assert "200 OK" in seen["teacher one"].found
+    assert "no server answers" in seen["teacher two"].found
+
+
 def test_a_dead_port_says_what_to_do(tmp_path: Path) -> None:
     with socket.socket() as held:  # bound and not listening: refused, and nobody else's
         held.bind(("127.0.0.1", 0))

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +24,7 @@ from pathlib import Path
 from cotdistill.backends import open_backend
 from cotdistill.backends.openai import OpenAIBackend
 from cotdistill.backends.probe import Found, probe
-from cotdistill.config import Config
+from cotdistill.config import Config, TeacherConfig
 from cotdistill.errors import BackendError, ConfigError, CotdistillError
 from cotdistill.methods import METHODS
 from cotdistill.models import COMPLETE, EMBEDDED, cache_folder, model_identity
@@ -53,7 +54,10 @@ def checks(config: Config, live: bool = True) -> Iterator[Check]:
     train = packages("train extra", "train", "pip install 'cotdistill[train]'")
     yield train
     yield attempt("task", lambda: task(config), "Correct the task section of the config.")
-    yield attempt("teacher", lambda: teacher(config, live), "Correct the teacher section of the config.")
+    for section in config.all_teachers:
+        name = f"teacher {section.name or section.model}" if config.teachers else "teacher"
+        look = partial(teacher, config, section, live)
+        yield attempt(name, look, "Correct the teacher section of the config.")
     yield attempt("student", lambda: student(config.student.model), "Set student.model to another one.")
     yield disk("disk for runs", config.runs, "set runs= to another folder")
     yield disk("disk for the cache", cache_folder(), "set COTDISTILL_CACHE to another folder")
@@ -120,18 +124,18 @@ def task(config: Config) -> str:
     return f"{loaded.name}: {len(loaded.train)} train and {len(loaded.test)} test questions, {loaded.answer_type}"
 
 
-def teacher(config: Config, live: bool) -> str:
+def teacher(config: Config, section: TeacherConfig, live: bool) -> str:
     if not any(METHODS[name].learns_rationale for name in config.evaluate.methods):
         return "not needed by evaluate.methods"
-    if config.teacher.style == "human":
+    if section.style == "human":
         return "the dataset's own rationales"
-    backend = open_backend(config.teacher, config.limits)
+    # A batch is not made for a look: its server is asked as it is.
+    backend = open_backend(section.model_copy(update={"mode": "live"}), config.limits)
     if not isinstance(backend, OpenAIBackend):
         return ", ".join(backend.identity.values())
     where = f"{backend.model} at {backend.endpoint}"
     if not live:
         return f"{where}: not asked"
-    section = config.teacher
     found = probe(
         section.base_url, section.api_key.get_secret_value(), section.model, section.api, config.limits.timeout
     )
