@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from cotdistill.backends.openai import OpenAIBackend
-from cotdistill.budget import ENDLESS, Amount, Budget, Price
+from cotdistill.budget import ENDLESS, NOTHING, Amount, Budget, Price
+from cotdistill.completions import Request, SamplingParams
 from cotdistill.config import LimitsConfig
-from cotdistill.errors import BudgetReached, DataError
+from cotdistill.errors import BackendError, BudgetReached, DataError
 from cotdistill.generate import generate
 from cotdistill.methods import METHODS
 from cotdistill.records import Question
@@ -232,3 +233,11 @@ def test_without_a_limit_nothing_is_held_back() -> None:
     budget = Budget()
     assert all(budget.reserve(Amount(1, 1e6, 1e3)) for _ in range(1000))
     assert budget.most == ENDLESS
+
+
+def test_what_never_left_costs_nothing(tmp_path: Path) -> None:
+    budget = Budget(Amount(100, 10**6, 1), tmp_path / "spent.json")
+    backend = OpenAIBackend("m", "http://127.0.0.1:1/v1", budget=budget)
+    with pytest.raises(BackendError, match="no server answers"):
+        list(backend.generate(iter([Request(("Q",), SamplingParams(8)) for _ in range(40)])))
+    assert budget.spent == budget.held == NOTHING

@@ -173,7 +173,8 @@ def test_several_teachers_are_told_apart_all_the_way(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("teachers: [{model: a}, {model: a, seed: 1}]", "two have the same name"),
+        ("teachers: [{model: a}, {model: a, seed: 1}]", r"c\.yaml: teachers: two have the same name"),
+        ("teacher: {backend: transformers, mode: batch}", "batch needs backend openai"),
         ("teachers: [{model: a}, {model: b, style: one_step}]", "must be the same for all"),
         ("teachers: {model: a}", "a list of sections"),
         ("teachers: [{sampels: 2}]", r"teachers\.0\.sampels.*'samples'"),

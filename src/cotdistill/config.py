@@ -126,6 +126,12 @@ class TeacherConfig(Section):
     seed: int = Field(0, description="another seed asks for another pool of samples")
     batch_size: int = Field(64, ge=1, description="transformers: sequences a batch")
 
+    @model_validator(mode="after")
+    def _batches_are_of_a_server(self) -> TeacherConfig:
+        if self.mode == "batch" and self.backend != "openai":
+            raise ValueError(f"mode: batch needs backend openai, and it is {self.backend}")
+        return self
+
 
 class LimitsConfig(Section):
     """What an endpoint is asked at once, how fast, for how long, and what it may cost in all."""
@@ -326,6 +332,6 @@ def _explain(error: ValidationError, path: Path | None) -> str:
         what = shown(first["msg"].removeprefix("Value error, "), 3 * MAX_SHOWN)
         if first["loc"] and first["loc"][-1] != "api_key" and not isinstance(first["input"], dict):
             what += f" (it is {shown(repr(first['input']))})"
-    where = f"{path}: " if path else ""
+    where = ": ".join(filter(None, (str(path or ""), key)))
     more = f"\n(and {len(rest)} more)" if rest else ""
-    return f"{where}{key}: {what}{more}"
+    return f"{where}: {what}{more}"

@@ -81,8 +81,8 @@ class Exchange:
         except aiohttp.ClientConnectorError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):  # our trouble, not the server's
                 self.too_many()
-                raise Transient(str(error)) from None
-            raise Transient(clean(str(error), self.api_key), unreachable=True) from None
+                raise Transient(str(error), left=False) from None
+            raise Transient(clean(str(error), self.api_key), unreachable=True, left=False) from None
         except aiohttp.ClientConnectionError as error:
             raise Transient(clean(str(error), self.api_key), unreachable=not self.reached, unknown=True) from None
         except TimeoutError:

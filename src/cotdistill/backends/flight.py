@@ -228,7 +228,7 @@ class Flight:
             self.stop(error)  # now: the next request must not leave in between
             raise
         except Transient as error:
-            used = most if error.unknown else used
+            used = most if error.unknown else used if error.left else NOTHING
             raise
         except asyncio.CancelledError:
             used = most

@@ -42,7 +42,7 @@ class Transient(Exception):
     """Another try may do better, after `wait` seconds at least.
 
     `unreachable`: there was no connection. `busy`: the server asks for less. `unknown`: the reply was
-    lost, so the server may have done the work, and billed it.
+    lost, so the server may have done the work, and billed it. `left` is False where nothing was sent.
     """
 
     def __init__(
@@ -52,10 +52,12 @@ class Transient(Exception):
         unreachable: bool = False,
         busy: bool = False,
         unknown: bool = False,
+        left: bool = True,
         reply: bytes = b"",
     ) -> None:
         super().__init__(reason)
         self.wait, self.unreachable, self.busy, self.unknown, self.reply = wait, unreachable, busy, unknown, reply
+        self.left = left
 
 
 class Reply(NamedTuple):
