@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import random
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
@@ -19,7 +15,7 @@ from cotdistill.completions import Completion, Request, SamplingParams
 from cotdistill.errors import BackendError
 from cotdistill.generate import generate as generate_all
 from cotdistill.methods import METHODS
-from cotdistill.records import Generation, Question, read_jsonl
+from cotdistill.records import Generation, Question
 from cotdistill.store import Store
 from servers import start_server
 
@@ -167,57 +163,6 @@ def test_backend_that_yields_too_few(store: Store) -> None:
     assert backend.asked.total() == 5
     with pytest.raises(BackendError, match="Lazy returned nothing for 5 requests"):
         generate(QUESTIONS, Lazy(0), COT, store)
-
-
-KILLS, CONCURRENCY, LATENCY = 15, 4, 0.03
-RUN = """
-import sys
-from pathlib import Path
-from cotdistill.backends.openai import OpenAIBackend
-from cotdistill.config import LimitsConfig
-from cotdistill.generate import generate
-from cotdistill.methods import METHODS
-from cotdistill.records import Question, write_jsonl
-from cotdistill.store import Store
-
-url, folder = sys.argv[1], Path(sys.argv[2])
-questions = [Question(str(i), f"What is {i} plus 7?", str(i + 7)) for i in range(60)]
-backend = OpenAIBackend("fake", url, limits=LimitsConfig(concurrency=4))
-print("ready", flush=True)
-with Store(folder / "store.sqlite") as store:
-    generations = generate(questions, backend, METHODS["zero_shot_cot"], store, n=2, temperature=0.7)
-    write_jsonl(folder / "generations.jsonl", generations)
-"""
-
-
-def start_run(base_url: str, folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", RUN, base_url, str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
-
-
-def test_killed_run_ends_as_an_undisturbed_one_and_pays_only_for_what_was_in_flight(tmp_path: Path) -> None:
-    with start_server("--latency", str(LATENCY), "--wrong-rate", "0.3") as server:
-        whole, killed = tmp_path / "whole", tmp_path / "killed"
-        with start_run(server.base_url, whole) as process:
-            assert process.wait(60) == 0
-        needed = server.stats()["requests"]
-        # One request for the two samples of a question; the second prompts of two equal texts are one as well.
-        assert 120 <= needed <= 180
-        rng = random.Random(5)
-        for _ in range(KILLS):
-            with start_run(server.base_url, killed) as process:
-                time.sleep(rng.uniform(0.01, 0.25))
-                process.kill()
-        with start_run(server.base_url, killed) as process:
-            assert process.wait(60) == 0
-        paid = server.stats()["requests"] - needed
-    assert (killed / "generations.jsonl").read_bytes() == (whole / "generations.jsonl").read_bytes()
-    assert len(read_jsonl(killed / "generations.jsonl", Generation)) == 120
-    # Only what was in flight may be paid for again.
-    assert paid <= needed + KILLS * CONCURRENCY
 
 
 def test_scripted_and_real_backends_give_the_same_kind_of_thing(store: Store) -> None:

@@ -115,6 +115,8 @@ def _exchange(worker: subprocess.Popen[str], line: str) -> str:
 
 @atexit.register
 def _stop() -> None:
+    global _worker
     if _worker is not None:
         _worker.kill()
         _worker.communicate()  # reaps it and closes the pipes
+        _worker = None

@@ -46,7 +46,7 @@ class BatchBackend:
         timeout: float = 120,
         retries: int = 6,
         *,
-        poll_seconds: float = 5.0,
+        poll_seconds: float = 1.0,
         max_requests: int = 50_000,
         max_bytes: int = 200_000_000,
         budget: Budget | None = None,
