@@ -57,7 +57,11 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         store.write([row(3, "another"), row(3, "a third")])
         assert len(store) == 1200
         assert read(store, map(row, range(1300))) == texts(map(row, range(1200)))
-        assert store.known([key(i) for i in range(1190, 1210)]) == {key(i) for i in range(1190, 1200)}
+        several = store.samples_of([key(i) for i in range(800, 1210)])
+        assert several == {key(i): {i: row(i).completion} for i in range(800, 1200)}
+        store.write([row(1)._replace(sample=sample) for sample in range(3)])
+        assert (store.full(POOL, 3), store.full(POOL, 4)) == ({key(1)}, set())
+        assert {key(0), key(1)} <= store.full(POOL, 1) < {key(i) for i in range(1200)}
         assert store.served({"model": "fake"}) == {"fake-1": 1200}
         assert store.models() == [{"model": "fake"}]
         assert store.params({"model": "fake"}) == [canonical(asdict(PARAMS))]

@@ -20,7 +20,7 @@ from itertools import islice
 from cotdistill.backends import Backend
 from cotdistill.completions import Completion, Pool, Request, SamplingParams
 from cotdistill.errors import BackendError, DataError
-from cotdistill.jobs import Job, Until, Work
+from cotdistill.jobs import Job, Until, Work, look
 from cotdistill.methods import Method
 from cotdistill.progress import say
 from cotdistill.records import Generation, Question
@@ -30,7 +30,7 @@ POLL_SECONDS = 0.5  # how often to look for what another process is buying
 COMMIT_SECONDS = 0.001
 MANY = 32  # requests in flight: another completion comes at once
 UNSAVED = 256  # completions that may wait for the disk, besides as many as are in flight
-AT_ONCE = 32  # questions taken up together, for one look into the store
+AT_ONCE = 32  # questions taken up together, for one look into the store, and completions stored
 SAME_TEXTS = 8  # questions whose samples are all one text, and none otherwise: the server does not sample
 
 Progress = Callable[[int, int], None]  # done, of how many
@@ -108,22 +108,22 @@ def read(job: Job, questions: Sequence[Question], store: Store, partial: bool = 
 
     Raises `DataError` for a sample that is neither stored nor known to have failed.
     """
-    for question in questions:
-        work = Work(job, question)
-        work.look(store)
-        missing = work.next_samples()
-        for sample, error in store.failures(work.key).items() if missing else ():
-            work.texts.setdefault(sample, Completion("", "error", error=error))
-        for sample, key in work.unanswered():
-            if (failed := store.failures(key).get(0)) is not None:
-                work.answers[sample] = Completion("", "error", error=failed)
-        generations = work.generations()
-        if not partial and (work.next_samples() or work.unanswered()):
-            store.forget_finished(job.id)
-            raise DataError(
-                f"{store.path}: completions of question {question.id!r} are gone.\nRun it again to buy them."
-            )
-        yield from generations
+    for start in range(0, len(questions), AT_ONCE):
+        works = [Work(job, question) for question in questions[start : start + AT_ONCE]]
+        look(works, store)
+        for work in works:
+            missing = work.next_samples()
+            for sample, error in store.failures(work.key).items() if missing else ():
+                work.texts.setdefault(sample, Completion("", "error", error=error))
+            for sample, key in work.unanswered():
+                if (failed := store.failures(key).get(0)) is not None:
+                    work.answers[sample] = Completion("", "error", error=failed)
+            if not partial and (work.next_samples() or work.unanswered()):
+                store.forget_finished(job.id)
+                raise DataError(
+                    f"{store.path}: completions of question {work.question.id!r} are gone.\nRun it again to buy them."
+                )
+            yield from work.generations()
 
 
 class _Asking:
@@ -132,7 +132,7 @@ class _Asking:
     def __init__(self, job: Job, questions: Sequence[Question], store: Store, advance: Progress) -> None:
         self.job, self.questions, self.store, self.advance = job, questions, store, advance
         self.fresh = iter(range(len(questions)))
-        self.finished = set() if job.until else store.finished(job.id, job.n)
+        self.finished = self.known_finished()
         self.ready: deque[Request] = deque()  # second prompts and further samples, before new questions
         self.asked: dict[Request, list[tuple[Work, int]]] = {}  # who waits for it, with their sample
         self.answering: dict[bytes, Request] = {}  # second prompts in flight, by key
@@ -145,6 +145,17 @@ class _Asking:
         self.per_sample = 2 if job.cue else 1
         self.done, self.total = 0, len(questions) * job.n * self.per_sample
         self.same = self.different = 0
+
+    def known_finished(self) -> set[bytes]:
+        """The keys of questions of which nothing need be read."""
+        if self.job.until:
+            return set()
+        # A second prompt is found by its first's text only: so a question with two is marked when it is done.
+        return (
+            self.store.finished(self.job.id, self.job.n)
+            if self.job.cue
+            else self.store.full(self.job.first, self.job.n)
+        )
 
     def run(self, backend: Backend) -> None:
         """Ask for all that is missing."""
@@ -218,10 +229,9 @@ class _Asking:
             else:
                 self.busy[key] = work = Work(self.job, question, position, prompt, key)
                 mine.append(work)
-        known = self.store.known([work.key for work in mine])  # claimed first: another may have bought it until then
+        look(mine, self.store)  # claimed first: another may have bought it until then
         for work in mine:
-            if work.key in known:
-                work.look(self.store)
+            if work.texts:
                 self.count(len(work.texts) + len(work.answers), work)
                 for sample, key in work.unanswered():
                     self.ask_answer(work, sample, key)
@@ -245,7 +255,7 @@ class _Asking:
 
     def end(self, work: Work) -> None:
         failed = any(c.finish_reason == "error" for c in (*work.texts.values(), *work.answers.values()))
-        marked = 0 if failed or self.job.until else self.job.n
+        marked = self.job.n if self.job.cue and not failed and not self.job.until else 0
         self.save(Mark(self.job.id, work.key, marked))
         self.count(self.job.n * self.per_sample - work.counted, work)
         texts = [c.text for c in work.texts.values() if c.finish_reason != "error"]
@@ -288,11 +298,11 @@ class _Asking:
         if second:
             waiting = self.asked.pop(request)
             del self.answering[key]
+        elif len(self.asked[request]) == 1:
+            waiting = self.asked.pop(request)
         else:
             waiting = [pair for pair in self.asked[request] if pair[1] == sample]
             self.asked[request] = [pair for pair in self.asked[request] if pair[1] != sample]
-            if not self.asked[request]:
-                del self.asked[request]
         for work, its_sample in waiting:
             work.coming -= 1
             (work.answers if second else work.texts)[its_sample] = completion

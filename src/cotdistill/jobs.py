@@ -1,13 +1,13 @@
 """What is wanted of a question: which samples to ask for, given those that are there.
 
 work = Work(job, question)
-work.look(store)
+look([work], store)
 work.next_samples()      # (2, 3): those that are missing, and could all be needed
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -77,14 +77,6 @@ class Work:
             self.prompt = (self.job.method.prompt(self.question),)
             self.key = self.job.first.key(self.prompt)
 
-    def look(self, store: Store) -> None:
-        """Take what is stored of the first prompt, and of the second after each text."""
-        self.texts = {s: c for s, c in store.samples(self.key).items() if s < self.job.n}
-        if self.job.cue:
-            for sample in self.texts:
-                if found := store.samples(self.answer_key(sample)):
-                    self.answers[sample] = found[0]
-
     def answer_prompt(self, sample: int) -> tuple[str, ...]:
         return second_prompt(self.job.method, self.prompt, self.texts[sample].text)
 
@@ -147,6 +139,18 @@ class Work:
             if (distinct := self.right(sample)) is not None:
                 found.add(distinct)
         return done
+
+
+def look(works: Sequence[Work], store: Store) -> None:
+    """Take what is stored of the first prompts, and of the second after each text."""
+    found = store.samples_of([work.key for work in works])
+    for work in works:
+        work.texts = {sample: text for sample, text in found.get(work.key, {}).items() if sample < work.job.n}
+    wanted = [(work, sample, key) for work in works for sample, key in work.unanswered()]
+    answers = store.samples_of([key for *_, key in wanted]) if wanted else {}
+    for work, sample, key in wanted:
+        if key in answers:
+            work.answers[sample] = answers[key][0]
 
 
 def _generation(question: Question, index: int, text: Completion, answer: Completion | None) -> Generation:

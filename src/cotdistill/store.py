@@ -35,6 +35,7 @@ from cotdistill.errors import DataError
 from cotdistill.records import FinishReason
 from cotdistill.schema import checksum_of, connect, open_store, open_to_read
 
+KEYS_A_QUERY = (1, 8, 32, 256)
 ROWS_A_COMMIT = 256
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # as over NFS without its lock daemon
 BATCHES_WAITING = 256  # for the disk, before whoever brings more has to wait as well
@@ -90,29 +91,44 @@ class Store:
 
     def samples(self, key: bytes) -> dict[int, Completion]:
         """The stored completions of a prompt, by sample. Raises `DataError` for one that was damaged."""
-        rows = self._query(
-            "SELECT sample, text, finish_reason, prompt_tokens, completion_tokens, served, checksum "
-            "FROM completions JOIN prompts ON prompt = id WHERE key = ? ORDER BY sample",
-            key,
-        )
-        found = {}
-        for sample, text, reason, prompt_tokens, completion_tokens, served, checksum in rows:
-            if checksum_of(key, sample, text, reason, prompt_tokens, completion_tokens, served) != checksum:
-                raise DataError(
-                    f"{self.path}: the completion of key {key.hex()}, sample {sample}, is damaged: its checksum "
-                    "is another.\nTake the file from a backup, or delete that row to buy it again."
-                )
-            found[sample] = Completion(text, reason, prompt_tokens, completion_tokens, served=served)
-        return found
+        return self.samples_of([key]).get(key, {})
 
-    def known(self, keys: Sequence[bytes]) -> set[bytes]:
-        """Those of the `keys` that have any completion."""
-        query = f"SELECT key FROM prompts WHERE key IN ({', '.join('?' * len(keys))})"  # noqa: S608 - question marks
-        return {key for (key,) in self._query(query, *keys)}
+    def samples_of(self, keys: Sequence[bytes]) -> dict[bytes, dict[int, Completion]]:
+        """Those of several prompts, of each that has any. Raises `DataError` for one that was damaged."""
+        found: dict[bytes, dict[int, Completion]] = {}
+        for start in range(0, len(keys), KEYS_A_QUERY[-1]):
+            some = keys[start : start + KEYS_A_QUERY[-1]]
+            size = next(size for size in KEYS_A_QUERY if size >= len(some))  # few, so that SQLite knows them prepared
+            rows = self._query(
+                "SELECT key, sample, text, finish_reason, prompt_tokens, completion_tokens, served, checksum "
+                f"FROM prompts JOIN completions ON prompt = id WHERE key IN ({', '.join('?' * size)})",
+                *some,
+                *[b""] * (size - len(some)),
+            )
+            for key, sample, text, reason, prompt_tokens, completion_tokens, served, checksum in rows:
+                if checksum_of(key, sample, text, reason, prompt_tokens, completion_tokens, served) != checksum:
+                    raise DataError(
+                        f"{self.path}: the completion of key {key.hex()}, sample {sample}, is damaged: its checksum "
+                        "is another.\nTake the file from a backup, or delete that row to buy it again."
+                    )
+                completion = Completion(text, reason, prompt_tokens, completion_tokens, served=served)
+                found.setdefault(key, {})[sample] = completion
+        return found
 
     def failures(self, key: bytes) -> dict[int, str]:
         """How the last try of a prompt's missing samples failed, by sample."""
         return dict(self._query("SELECT sample, error FROM failures WHERE key = ?", key))
+
+    def full(self, pool: Pool, samples: int) -> set[bytes]:
+        """The keys of a pool's prompts that have their first `samples` samples."""
+        return {
+            key
+            for (key,) in self._query(
+                "SELECT key FROM prompts WHERE pool = (SELECT id FROM pools WHERE (model, params) = (?, ?)) "
+                "AND (SELECT count(*) FROM completions WHERE prompt = id AND sample < ?) = ?",
+                *(pool.model, pool.params, samples, samples),
+            )
+        }
 
     def finished(self, job: bytes, samples: int) -> set[bytes]:
         """The keys of a job's questions that have at least so many samples: nothing of them need be read."""
