@@ -16,7 +16,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cotdistill.config import load_quickstart, parse_overrides
+from cotdistill.config import load_quickstart
+from cotdistill.config_file import parse_overrides
 from cotdistill.evaluate import verdict
 from cotdistill.importing import import_completions
 from cotdistill.pipeline import run

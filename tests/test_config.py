@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cotdistill.config import MAX_CONFIG_BYTES, Config, load_config, load_quickstart, parse_overrides
+from cotdistill.config import Config, load_config, load_quickstart
+from cotdistill.config_file import MAX_CONFIG_BYTES, parse_overrides
 from cotdistill.errors import ConfigError
 
 KEY = "sk-canary-0123456789"
@@ -169,3 +170,14 @@ def test_saved_config_loads_back(tmp_path: Path) -> None:
         ),
     ):
         assert load(tmp_path, config.to_yaml()) == config
+
+
+def test_credentials_in_an_address_are_a_secret(tmp_path: Path) -> None:
+    text = 'teacher: {base_url: "https://me:p%40ss@a.example:8443/v1"}\nteachers: [{model: a}]\n'
+    config = load(tmp_path, text)
+    assert config.teacher.base_url == config.teachers[0].base_url == "https://a.example:8443/v1"
+    assert config.teacher.api_key.get_secret_value() == "Basic bWU6cEBzcw=="  # RFC 7617
+    for shown in (config.to_yaml(), repr(config)):
+        assert "p@ss" not in shown
+        assert "p%40ss" not in shown
+        assert "bWU6cEBzcw" not in shown

@@ -104,6 +104,11 @@ def test_every_reason_counts_and_the_ledger_adds_up() -> None:
         "teacher_accuracy": 6 / 9,
         "prompt_tokens": 200,
         "completion_tokens": 90,
+        # Distinct, right, whole and not empty, beyond those of the samples before.
+        "marginal": [
+            {"sample": index, "right": right, "tokens": tokens}
+            for index, (right, tokens) in enumerate([(1, 60), (0, 60), (1, 60), (1, 60), (0, 30), (0, 20)])
+        ],
     }
     shown = [(question.id, generation.index, score.category) for question, generation, score in result.dropped]
     assert shown == [

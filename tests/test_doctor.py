@@ -11,7 +11,7 @@ import pytest
 from cotdistill import doctor
 from cotdistill.config import Config
 from cotdistill.doctor import Check, checks
-from servers import Server
+from servers import Server, start_server
 
 KEY = "sk-canary-0123456789"
 
@@ -35,15 +35,15 @@ def found(config: Config, live: bool = True) -> dict[str, Check]:
     return {check.name: check for check in done}
 
 
-def test_a_live_teacher_is_asked_once(tmp_path: Path, server: Server) -> None:
+def test_a_live_teacher_is_asked_seven_times(tmp_path: Path, server: Server) -> None:
     before = server.stats()["requests"]
     seen = found(config(tmp_path, base_url=server.base_url, api_key=KEY))
     assert [check for check in seen.values() if not check.ok and check.name not in ("memory", "train extra")] == []
-    assert "200 OK" in seen["teacher"].found
+    assert "an OpenAI-compatible server, 200 OK in " in seen["teacher"].found
     assert seen["task"].found == "word_problems: 10 train and 5 test questions, number"
     assert "aiohttp" in seen["packages"].found
     found(config(tmp_path, base_url=server.base_url), live=False)
-    assert server.stats()["requests"] == before + 1
+    assert server.stats()["requests"] == before + 7
 
 
 def test_a_dead_port_says_what_to_do(tmp_path: Path) -> None:
@@ -54,6 +54,38 @@ def test_a_dead_port_says_what_to_do(tmp_path: Path) -> None:
     assert not check.ok
     assert "no server answers" in check.found
     assert check.fix == "Start it, or set teacher.base_url."
+
+
+@pytest.mark.parametrize(
+    ("flags", "teacher", "found_end", "fix_start"),
+    [
+        ("--server ollama --ignore n", {}, "; ignores n: each sample is a request of its own", ""),
+        ("--server llamacpp", {}, "; n up to 4, its slots", ""),
+        ("--refuse seed", {}, "; refuses seed: its samples are stored, but cannot be drawn again", ""),
+        ("--refuse max_tokens", {}, "; refuses max_tokens: it is asked with max_completion_tokens", ""),
+        (
+            "--server vllm --models qwen3-32b --fail-rate 1 --status 404",
+            {"model": "qwen3_32b"},
+            "HTTP 404: something went wrong",
+            "teacher.model: vLLM has no 'qwen3_32b'. Did you mean 'qwen3-32b'?",
+        ),
+        (
+            "--server vllm --models fake --fail-rate 1 --status 404",
+            {},
+            "HTTP 404: something went wrong",
+            "Check teacher",
+        ),
+        ("--models fake --require-key x", {}, "Incorrect API key provided: [key] [31m", "Check teacher.api_key"),
+    ],
+)
+def test_what_a_server_does_not_do(
+    tmp_path: Path, flags: str, teacher: dict[str, object], found_end: str, fix_start: str
+) -> None:
+    with start_server(*flags.split()) as server:
+        check = found(config(tmp_path, base_url=server.base_url, api_key=KEY, **teacher))["teacher"]
+    assert check.ok == (not fix_start)
+    assert check.found.endswith(found_end)
+    assert check.fix.startswith(fix_start)
 
 
 def test_each_failure_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

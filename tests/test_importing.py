@@ -183,17 +183,19 @@ def replay(tmp_path: Path, sections: dict[str, dict[str, object]], answer_type: 
     method = teacher_method(teacher.style, teacher.answer_cue, answer_type)
     assert teacher.store is not None
     with Store(tmp_path / "run.sqlite") as bought:
-        return generate(
-            [Question("q", Q, "2")],
-            RecordedBackend(teacher.store, teacher.model),
-            method,
-            bought,
-            teacher.samples,
-            teacher.temperature,
-            teacher.top_p,
-            teacher.max_tokens,
-            teacher.stop,
-            teacher.seed,
+        return list(
+            generate(
+                [Question("q", Q, "2")],
+                RecordedBackend(teacher.store, teacher.model),
+                method,
+                bought,
+                teacher.samples,
+                teacher.temperature,
+                teacher.top_p,
+                teacher.max_tokens,
+                teacher.stop,
+                teacher.seed,
+            )
         )
 
 
@@ -346,7 +348,8 @@ def test_the_papers_count_comes_out(
     assert repeats in capsys.readouterr().err
     questions, _, _ = load(TaskConfig.model_validate(sections["task"]))
     with Store(tmp_path / "run.sqlite") as bought:
-        generations = generate(questions, RecordedBackend(store), METHODS["zero_shot_cot"], bought, max_tokens=128)
+        stream = generate(questions, RecordedBackend(store), METHODS["zero_shot_cot"], bought, max_tokens=128)
+        generations = list(stream)
     methods = METHODS["zero_shot_cot"], METHODS["fine_tune_cot"]
     config = CurateConfig(truncated="keep", loops="keep", dedup="off")
     pairs = tmp_path / "pairs.jsonl"

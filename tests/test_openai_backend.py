@@ -12,9 +12,12 @@ from typing import Any, Literal
 
 import pytest
 
-from cotdistill.backends.openai import OpenAIBackend, _retry_after
+from asking import ask as ask_backend
+from cotdistill.backends.openai import OpenAIBackend
+from cotdistill.backends.wire import retry_after
+from cotdistill.completions import Completion, Request, SamplingParams
+from cotdistill.config import LimitsConfig
 from cotdistill.errors import BackendError, ConfigError
-from cotdistill.store import Completion, Request, SamplingParams
 from servers import Server, start_server
 
 SAMPLED = SamplingParams(32, temperature=0.7)
@@ -23,20 +26,24 @@ KEY = "sk-canary-0123456789"
 
 @pytest.fixture(autouse=True)
 def _no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
     yield
     gc.collect()  # a task or a transport that was not closed warns here, and warnings are errors
-    assert [t.name for t in threading.enumerate() if t is not threading.main_thread()] == []
+    assert set(threading.enumerate()) <= before
 
 
-def questions(n: int) -> list[Request]:
-    return [Request((f"Q: What is {i} plus 7?\nA:",), sample=i % 3) for i in range(n)]
+def questions(n: int, params: SamplingParams = SAMPLED) -> list[Request]:
+    return [Request((f"Q: What is {i} plus 7?\nA:",), params, (i % 3,)) for i in range(n)]
 
 
-def ask(server: Server, requests: list[Request], params: SamplingParams = SAMPLED, **options: Any) -> list[Completion]:
-    backend = OpenAIBackend("fake", server.base_url, **options)
-    results = list(backend.generate(requests, params))
-    assert sorted(position for position, _ in results) == list(range(len(requests)))
-    return [completion for _, completion in sorted(results, key=lambda result: result[0])]
+def backend_of(server: Server, **options: Any) -> OpenAIBackend:
+    """`options` of the backend, and those of its limits."""
+    limits = {name: options.pop(name) for name in list(options) if name in LimitsConfig.model_fields}
+    return OpenAIBackend("fake", server.base_url, limits=LimitsConfig.model_validate(limits), **options)
+
+
+def ask(server: Server, requests: list[Request], **options: Any) -> list[Completion]:
+    return ask_backend(backend_of(server, **options), requests)
 
 
 def assert_right(completions: list[Completion]) -> None:
@@ -48,16 +55,16 @@ def assert_right(completions: list[Completion]) -> None:
 def test_answers_both_prompts(server: Server, api: Literal["chat", "completions"]) -> None:
     assert_right(ask(server, questions(20), api=api))
     question = "Q: What is 2 plus 3?\nA:"
-    (second,) = ask(server, [Request((question, " 2 + 3 = 5.", "\nTherefore, the answer is"))], api=api)
+    (second,) = ask(server, [Request((question, " 2 + 3 = 5.", "\nTherefore, the answer is"), SAMPLED)], api=api)
     assert second == Completion(" 5.", "stop", prompt_tokens=16, completion_tokens=1)
 
 
 def test_what_is_sent() -> None:
     params = SamplingParams(9, temperature=0.5, top_p=0.9, stop=(" END",), seed=3)
-    request = Request(("a", "b", "c"), sample=4)
+    request = Request(("a", "b", "c"), params, (4,))
     with start_server() as server:
-        ask(server, [request], params, system="Be brief.")
-        ask(server, [request], SamplingParams(9), api="completions")
+        ask(server, [request], system="Be brief.")
+        ask(server, [Request(request.prompt, SamplingParams(9))], api="completions")
         sampled, greedy = server.stats()["bodies"]
     assert sampled == {
         "model": "fake",
@@ -71,18 +78,18 @@ def test_what_is_sent() -> None:
         "temperature": 0.5,
         "top_p": 0.9,
         "stop": [" END"],
-        "seed": request.seed(params),
+        "seed": request.seed(4),
     }
     assert greedy == {"model": "fake", "prompt": "abc", "max_tokens": 9, "temperature": 0.0}
 
 
 def test_cut_text_is_of_finish_reason_length(server: Server) -> None:
-    (completion,) = ask(server, questions(1), SamplingParams(3))
+    (completion,) = ask(server, questions(1, SamplingParams(3)))
     assert (completion.text, completion.finish_reason) == (" 0 plus 7", "length")
 
 
 def test_no_requests_need_no_server() -> None:
-    assert list(OpenAIBackend("fake", "http://127.0.0.1:1/v1").generate([], SAMPLED)) == []
+    assert list(OpenAIBackend("fake", "http://127.0.0.1:1/v1").generate(iter([]))) == []
 
 
 def test_requests_run_side_by_side() -> None:
@@ -188,35 +195,35 @@ def test_no_server_is_found_out_soon(host: str) -> None:
     backend = OpenAIBackend("fake", f"http://{host}:1/v1")
     start = time.monotonic()
     with pytest.raises(BackendError, match=f"no server answers at http://{host}:1/v1.*\nStart it, or set teacher"):
-        list(backend.generate(questions(100), SAMPLED))
+        list(backend.generate(iter(questions(100))))
     assert time.monotonic() - start < 4
 
 
 def test_a_server_that_dies_ends_the_run_and_says_how_to_resume() -> None:
     with start_server() as server:
-        backend = OpenAIBackend("fake", server.base_url, concurrency=4, retries=1)
-        stream = backend.generate(questions(500), SAMPLED)
-        seen = [completion for _, completion in itertools.islice(stream, 5)]
+        backend = backend_of(server, concurrency=4, retries=1)
+        stream = backend.generate(iter(questions(500)))
+        seen = [completion for *_, completion in itertools.islice(stream, 5)]
         server.kill()
         with pytest.raises(BackendError, match="Run the same command again"):
-            seen.extend(completion for _, completion in stream)
+            seen.extend(completion for *_, completion in stream)
     assert sum(c.finish_reason == "stop" for c in seen) >= 5
     assert 19 <= sum(c.finish_reason == "error" for c in seen) < 30
 
 
 def test_a_server_that_comes_back_is_asked_again() -> None:
     with start_server() as first:
-        stream = OpenAIBackend("fake", first.base_url, concurrency=4).generate(questions(60), SAMPLED)
+        stream = backend_of(first, concurrency=4).generate(iter(questions(60)))
         seen = [next(stream)]
     with start_server("--port", str(first.port)):
         seen += stream
-    assert sorted(position for position, _ in seen) == list(range(60))
-    assert {completion.finish_reason for _, completion in seen} == {"stop"}
+    assert len({request for request, *_ in seen}) == len(seen) == 60
+    assert {completion.finish_reason for *_, completion in seen} == {"stop"}
 
 
 def test_closing_early_cancels_what_is_in_flight() -> None:
     with start_server("--latency", "0.1") as server:
-        stream = OpenAIBackend("fake", server.base_url, concurrency=8).generate(questions(1000), SAMPLED)
+        stream = backend_of(server, concurrency=8).generate(iter(questions(1000)))
         assert len(list(itertools.islice(stream, 3))) == 3
         start = time.monotonic()
         stream.close()
@@ -228,7 +235,7 @@ def test_closing_early_cancels_what_is_in_flight() -> None:
 
 def test_a_slow_reader_holds_the_requests_back() -> None:
     with start_server() as server:
-        stream = OpenAIBackend("fake", server.base_url, concurrency=4).generate(questions(1000), SAMPLED)
+        stream = backend_of(server, concurrency=4).generate(iter(questions(1000)))
         next(stream)
         time.sleep(0.5)
         assert server.stats()["requests"] <= 20
@@ -237,7 +244,7 @@ def test_a_slow_reader_holds_the_requests_back() -> None:
 
 def test_an_error_of_the_reader_leaves_nothing_behind(server: Server) -> None:
     def read() -> None:
-        for _ in OpenAIBackend("fake", server.base_url).generate(questions(100), SAMPLED):
+        for _ in OpenAIBackend("fake", server.base_url).generate(iter(questions(100))):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -245,7 +252,7 @@ def test_an_error_of_the_reader_leaves_nothing_behind(server: Server) -> None:
 
 
 def test_a_prompt_that_is_not_text_is_an_error_of_its_own(server: Server) -> None:
-    bad, good = ask(server, [Request(("\ud800",)), *questions(1)])
+    bad, good = ask(server, [Request(("\ud800",), SAMPLED), *questions(1)])
     assert (bad.finish_reason, good.finish_reason) == ("error", "stop")
 
 
@@ -284,10 +291,17 @@ def test_identity_has_no_key() -> None:
     [("2", 2), ("0.5", 0.5), ("1e9", 60), ("inf", 60), ("-3", 0), ("nan", 0), ("soon", 0), ("", 0)],
 )
 def test_retry_after(value: str, seconds: float) -> None:
-    assert _retry_after(value) == seconds
+    assert retry_after({"Retry-After": value}) == seconds
 
 
 def test_retry_after_as_a_date() -> None:
-    assert 5 < _retry_after(formatdate(time.time() + 10, usegmt=True)) <= 10
-    assert _retry_after("Fri, 31 Dec 9999 23:59:59 GMT") == 60
-    assert _retry_after("Thu, 01 Jan 1970 00:00:00 GMT") == 0
+    assert 5 < retry_after({"Retry-After": formatdate(time.time() + 10, usegmt=True)}) <= 10
+    assert retry_after({"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"}) == 60
+    assert retry_after({"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}) == 0
+
+
+def test_credentials_of_an_address_are_sent_as_such() -> None:
+    with start_server("--require-basic", "bWU6cEBzcw==") as server:
+        assert_right(ask(server, questions(2), api_key="Basic bWU6cEBzcw=="))
+        with pytest.raises(BackendError, match="HTTP 401"):
+            ask(server, questions(1), api_key=KEY)

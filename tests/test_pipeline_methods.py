@@ -110,7 +110,7 @@ def test_rationales_of_people_teach_without_a_teacher(student: Path, tmp_path: P
     without = sum(not rationale for rationale in why.values())
     assert this.curated.ledger["failed"] == without
     assert len(this.curated.pairs) == len(why) - without
-    assert json.loads((this.folder / "manifest.json").read_text())["teacher"] == {"model": "human"}
+    assert json.loads((this.folder / "manifest.json").read_text())["teachers"] == [{"model": "human"}]
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,19 @@ def test_ledger_adds_up_on_the_page(tmp_path: Path) -> None:
     assert "does not add up" not in text
 
 
+def test_teachers_and_further_samples_have_rows_of_their_own(tmp_path: Path) -> None:
+    counts = {"answered": 640, "teacher_accuracy": 0.5, "kept": 300, "prompt_tokens": 1000, "completion_tokens": 234}
+    teachers = {"<b>weak": counts, "strong": {**counts, "teacher_accuracy": None, "kept": 0}}
+    marginal = [{"sample": 0, "right": 200, "tokens": 50000}, {"sample": 1, "right": 0, "tokens": 0}]
+    text = write(make_page(ledger={**LEDGER, "teachers": teachers, "marginal": marginal}), tmp_path / "report.html")
+    rows = [re.sub(r"<[^>]+>", "|", row) for row in re.findall(r"<tr>.*?</tr>", text, re.DOTALL)]
+    shown = ["|".join(filter(None, row.split("|"))).replace("\n", "") for row in rows]
+    for row in ("&lt;b&gt;weak|640|50.0%|300|1,234", "strong|640|-|0|1,234", "1|200|50,000|4.00", "2|0|0|-"):
+        assert row in shown
+    alone = write(make_page(ledger={**LEDGER, "teachers": {"one": counts}}), tmp_path / "report.html")
+    assert "Each teacher for itself" not in alone
+
+
 def test_ledger_that_does_not_add_up_says_so(tmp_path: Path) -> None:
     text = write(make_page(ledger={**LEDGER, "kept": 894}), tmp_path / "report.html")
     assert "1,275 ≠ 894 + 380" in text

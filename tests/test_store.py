@@ -8,27 +8,45 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from cotdistill.completions import (
+    Completion,
+    Pool,
+    Request,
+    SamplingParams,
+    canonical,
+    identity_text,
+    turns_text,
+)
 from cotdistill.errors import DataError
-from cotdistill.store import Completion, Request, Row, SamplingParams, Store, canonical, identity_text
+from cotdistill.store import Row, Store
 
-MODEL = identity_text({"model": "fake"})
 PARAMS = SamplingParams(32, temperature=0.7)
+POOL = Pool({"model": "fake"}, PARAMS)
 
 
 def row(i: int, text: str = "") -> Row:
-    request = Request((f"Q: {i}",), i)
-    params = canonical(asdict(PARAMS))
-    return Row(request.key(MODEL, params), MODEL, params, request, Completion(text or f" {i}.", "stop", 1, 2))
+    prompt = (f"Q: {i}",)
+    return Row(POOL, POOL.key(prompt), prompt, i, Completion(text or f" {i}.", "stop", 1, 2, served="fake-1"))
 
 
-def keys(*numbers: int) -> list[bytes]:
-    return [row(i).key for i in numbers]
+def key(i: int) -> bytes:
+    return row(i).key
+
+
+def texts(rows: Iterable[Row]) -> dict[bytes, Completion]:
+    return {row.key: row.completion for row in rows}
+
+
+def read(store: Store, rows: Iterable[Row]) -> dict[bytes, Completion]:
+    """Those of the rows' samples that are stored."""
+    found = {row.key: store.samples(row.key).get(row.sample) for row in rows}
+    return {key: completion for key, completion in found.items() if completion}
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
@@ -38,13 +56,14 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         store.write([])
         store.write([row(3, "another"), row(3, "a third")])
         assert len(store) == 1200
-        found = store.read(keys(*range(1300)))
-        assert found == {row(i).key: row(i).completion for i in range(1200)}
+        assert read(store, map(row, range(1300))) == texts(map(row, range(1200)))
+        assert store.known([key(i) for i in range(1190, 1210)]) == {key(i) for i in range(1190, 1200)}
+        assert store.served({"model": "fake"}) == {"fake-1": 1200}
         assert store.models() == [{"model": "fake"}]
         assert store.params({"model": "fake"}) == [canonical(asdict(PARAMS))]
         assert store.params({"model": "other"}) == []
     with Store(path, read_only=True) as store:
-        assert store.read(keys(3)) == {row(3).key: row(3).completion}
+        assert store.samples(key(3)) == {3: row(3).completion}
     assert [p.name for p in path.parent.iterdir()] == ["store.sqlite"]
 
 
@@ -59,12 +78,11 @@ TEXTS = {
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_text_comes_back_exactly(tmp_path: Path, text: str) -> None:
-    request = Request((text, text, text))
-    row = Row(request.key(MODEL, "{}"), MODEL, "{}", request, Completion(text, "length"))
+    prompt = (text, text, text)
     with Store(tmp_path / "s.sqlite") as store:
-        store.write([row])
+        store.write([Row(POOL, POOL.key(prompt), prompt, 0, Completion(text, "length"))])
     with Store(tmp_path / "s.sqlite") as store:
-        assert store.read([row.key]) == {row.key: row.completion}
+        assert store.samples(POOL.key(prompt)) == {0: Completion(text, "length")}
 
 
 def test_half_a_character_is_refused_and_the_store_goes_on(tmp_path: Path) -> None:
@@ -72,52 +90,44 @@ def test_half_a_character_is_refused_and_the_store_goes_on(tmp_path: Path) -> No
         with pytest.raises(DataError, match="half a character"):
             store.write([row(1), row(2, "a\ud800")])
         assert len(store) == 0
-        prompt = Request(("a\ud800",))
-        store.write([row(1), Row(prompt.key(MODEL, "{}"), MODEL, "{}", prompt, Completion("b", "stop"))])
+        prompt = ("a\ud800",)
+        store.write([row(1), Row(POOL, POOL.key(prompt), prompt, 0, Completion("b", "stop"))])
         assert len(store) == 2
 
 
 def test_keys_differ_where_the_text_may() -> None:
-    request = Request(("ab", "c", "d"), 1)
     params = [
         PARAMS,
         *(replace(PARAMS, max_tokens=33), replace(PARAMS, temperature=0.8), replace(PARAMS, top_p=0.9)),
         *(replace(PARAMS, stop=("a", "b")), replace(PARAMS, stop=("ab",)), replace(PARAMS, seed=1)),
     ]
-    all_keys = [request.key(MODEL, canonical(asdict(p))) for p in params]
-    text = canonical(asdict(PARAMS))
-    for prompt, sample in (
-        (("a", "bc", "d"), 1),
-        (("abcd",), 1),
-        (("ab", "c", "d"), 2),
-        (
-            (
-                "ab",
-                "c",
-                "d ",
-            ),
-            1,
-        ),
-    ):
-        all_keys.append(Request(prompt, sample).key(MODEL, text))
-    all_keys.append(request.key(identity_text({"model": "fake2"}), text))
-    all_keys.append(request.key(identity_text({"model": "fake", "system": "x"}), text))
+    all_keys = [Pool({"model": "fake"}, p).key(("ab", "c", "d")) for p in params]
+    all_keys += [POOL.key(prompt) for prompt in (("a", "bc", "d"), ("abcd",), ("ab", "c", "d "))]
+    for identity in ({"model": "fake2"}, {"model": "fake", "system": "x"}):
+        all_keys.append(Pool(identity, PARAMS).key(("ab", "c", "d")))
     assert len(set(all_keys)) == len(all_keys)
     assert identity_text({"b": "1", "a": "2"}) == identity_text({"a": "2", "b": "1"})
 
 
+@pytest.mark.parametrize("prompt", [(), ("a",), ('a\n"\\', "\u00e9\U0001f600\u2028\0", "\ud800")], ids=ascii)
+def test_turns_are_canonical_json(prompt: tuple[str, ...]) -> None:
+    assert turns_text(prompt) == canonical(prompt)
+
+
 def test_seeds_differ_by_sample_and_pool_and_nothing_else() -> None:
-    request = Request(("ab",), 0)
-    assert request.seed(PARAMS) == request.seed(replace(PARAMS, max_tokens=1, temperature=0.1))
-    others = [Request(("ab",), 1).seed(PARAMS), Request(("a", "b")).seed(PARAMS), request.seed(replace(PARAMS, seed=1))]
-    assert len({request.seed(PARAMS), *others}) == 4
+    def seed(sample: int, *prompt: str, params: SamplingParams = PARAMS) -> int:
+        return Request(prompt, params).seed(sample)
+
+    assert seed(0, "ab") == seed(0, "ab", params=replace(PARAMS, max_tokens=1, temperature=0.1))
+    others = [seed(1, "ab"), seed(0, "a", "b"), seed(0, "ab", params=replace(PARAMS, seed=1))]
+    assert len({seed(0, "ab"), *others}) == 4
     assert all(0 <= seed < 2**31 for seed in others)
 
 
-# Recorded completions hang on these: if this fails, every store in use is worthless.
+# Stored completions hang on these: if this fails, every store in use is worthless.
 def test_keys_stay_what_they_are() -> None:
-    assert row(1).key.hex() == "c852aebe5954e97e24d7963784145529d870fe0f5dcf4b63c2120fa7be6bde5d"
-    assert row(1).request.seed(PARAMS) == 1315006852
+    assert key(1).hex() == "50a5185b5eec7fd107eba53f8841aeac"
+    assert Request(("Q: 1",), PARAMS).seed(1) == 1315006852
 
 
 @pytest.mark.parametrize("read_only", [False, True])
@@ -173,12 +183,10 @@ def test_damaged_store_is_named_and_never_crashes(tmp_path: Path) -> None:
         for read_only in (True, False):
             try:
                 with Store(path, read_only) as store:
-                    found = store.read(r.key for r in rows)
-                    assert len(found) <= len(rows)
+                    assert all(read(store, [r]) in ({}, texts([r])) for r in rows)
                     store.models()
                     if not read_only:
                         store.write([row(1000 + cycle)])
-                        store.claim([b"x"])
             except DataError as error:
                 detected += 1
                 assert "s.sqlite" in str(error)  # noqa: PT017 - it may also not be raised
@@ -191,9 +199,13 @@ def test_damaged_store_is_named_and_never_crashes(tmp_path: Path) -> None:
 HELPERS = """
 import sys, time
 from pathlib import Path
-from cotdistill.store import Completion, Request, Row, Store
+from cotdistill.completions import Completion, Pool, SamplingParams
+from cotdistill.store import Row, Store
+POOL = Pool({"model": "fake"}, SamplingParams(32, temperature=0.7))
+def key(i):
+    return POOL.key((f"Q: {i}",))
 def row(i):
-    return Row(b"%d" % i, "{}", "{}", Request((f"Q: {i}",), i), Completion(f" {i}." * 50, "stop"))
+    return Row(POOL, key(i), (f"Q: {i}",), i, Completion(f" {i}." * 50, "stop", 1, 2))
 store = Store(Path(sys.argv[1]))
 """
 WRITER = """
@@ -204,12 +216,13 @@ for i in range(int(sys.argv[2]), 10**9, 3):
 CLAIMER = """
 print("ready", flush=True)
 sys.stdin.readline()
-for start in range(0, 300, 10):
-    keys = [b"%d" % i for i in range(start, start + 10)]
-    mine = store.claim(keys)
-    print(*(key.decode() for key in mine), flush=True)
-    time.sleep(0.001)
-    if "store" in sys.argv: store.write([row(int(key)) for key in mine])
+for i in range(300):
+    if store.claim(key(i)):
+        if i not in store.samples(key(i)):
+            print(i, flush=True)
+            time.sleep(0.0005)
+            if "store" in sys.argv: store.write([row(i)])
+        if "store" in sys.argv: store.unclaim([key(i)])
 print("done", flush=True)
 sys.stdin.readline()
 """
@@ -243,12 +256,12 @@ def test_acknowledged_rows_survive_sigkill(tmp_path: Path) -> None:
             said += "".join(lines(process))
         assert process.returncode == -signal.SIGKILL
         acknowledged += map(int, said.split())
-    wanted = {b"%d" % i: f" {i}." * 50 for i in acknowledged}
+    wanted = [row(i, f" {i}." * 50) for i in acknowledged]
     assert len(wanted) > 100
     # Read-only first: rows that are only in the write-ahead log count as well.
     for read_only in (True, False):
         with Store(path, read_only) as store:
-            assert {key: found.text for key, found in store.read(wanted).items()} == wanted
+            assert read(store, wanted) == texts(wanted)
             assert len(store) % 3 == 0  # a batch is there whole or not at all
     db = sqlite3.connect(path)
     assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -256,7 +269,7 @@ def test_acknowledged_rows_survive_sigkill(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["claim", "store"])
-def test_two_processes_never_get_the_same_key(tmp_path: Path, mode: str) -> None:
+def test_two_processes_never_buy_the_same_sample(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "s.sqlite"
     processes = [child(CLAIMER, path, mode) for _ in range(3)]  # they make the new store at the same time
     try:
@@ -264,32 +277,29 @@ def test_two_processes_never_get_the_same_key(tmp_path: Path, mode: str) -> None
             assert next(lines(process)) == "ready\n"
         for process in processes:
             tell(process)
-        claimed = [[key for line in iter(lines(p).__next__, "done\n") for key in line.split()] for p in processes]
-        assert sorted(int(key) for some in claimed for key in some) == list(range(300))
-
-        everything = [b"%d" % i for i in range(300)]
+        bought = [[int(line) for line in iter(lines(p).__next__, "done\n")] for p in processes]
+        assert sorted(i for some in bought for i in some) == list(range(300))
         with Store(path) as store:
-            assert store.claim(everything) == set()  # all are stored, or held by those who live
+            assert len(store) == (300 if mode == "store" else 0)
+            held = {i for i in range(300) if not store.claim(key(i))}
+            assert held == (set(range(300)) if mode == "claim" else set())
             processes[0].kill()
             processes[0].wait()
-            freed = {key.encode() for key in claimed[0]} if mode == "claim" else set()
-            assert store.claim(everything) == freed
-            store.unclaim()
-            assert store.claim(everything) == freed
+            assert {i for i in held if store.claim(key(i))} == (set(bought[0]) if mode == "claim" else set())
     finally:
         for process in processes:
             process.kill()
             process.communicate()
-    with Store(path) as store:
-        assert len(store) == (300 if mode == "store" else 0)
-        assert len(store.claim(everything)) == (0 if mode == "store" else 300)
 
 
 def test_two_stores_in_one_process_hold_their_own_claims(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     with Store(path) as one, Store(path) as two:
-        assert one.claim(keys(1, 2)) == set(keys(1, 2))
-        assert two.claim(keys(2, 3)) == set(keys(3))
-        one.write([row(1)])
-        one.unclaim()
-        assert two.claim(keys(1, 2)) == set(keys(2))
+        assert one.claim(key(1))
+        assert one.claim(key(2))
+        assert not two.claim(key(2))
+        assert two.claim(key(3))
+        one.unclaim([key(2)])
+        assert two.claim(key(2))
+    with Store(path) as three:
+        assert all(three.claim(key(i)) for i in (1, 2, 3))

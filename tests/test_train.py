@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
+from asking import ask
 from cotdistill.backends.transformers import TransformersBackend
+from cotdistill.completions import Completion, Request, SamplingParams
 from cotdistill.config import LoraConfig, StudentConfig
 from cotdistill.errors import BackendError, ConfigError, DataError
 from cotdistill.methods import METHODS
 from cotdistill.models import LoadedModel, load_for_training, model_identity, sha256
 from cotdistill.records import Pair
-from cotdistill.store import Completion, Request, SamplingParams
 from cotdistill.train import split_dev, train, trained_facts
 from cotdistill.trainer import IGNORED, Example, LengthGrouped, collate, make_example, make_trainer
 from tiny import CHAT, tiny_bart, tiny_model, tiny_t5
@@ -47,9 +48,8 @@ def settings(base: Path, **changes: Any) -> StudentConfig:
 
 
 def answers(student: Path, pairs: Sequence[Pair]) -> list[Completion]:
-    requests = [Request((pair.prompt,)) for pair in pairs]
     params = SamplingParams(60, stop=METHODS["fine_tune_cot"].stop)
-    return [c for _, c in sorted(TransformersBackend(str(student)).generate(requests, params))]
+    return ask(TransformersBackend(str(student)), [Request((pair.prompt,), params) for pair in pairs])
 
 
 def completion_loss(student: LoadedModel, example: Example) -> tuple[float, int]:
@@ -126,7 +126,7 @@ def test_the_prompt_has_the_ids_it_has_at_inference(kind: str, request: pytest.F
     chat = kind == "chat_base"
     backend = TransformersBackend(str(request.getfixturevalue(kind)), chat=chat)
     for pair in PAIRS:
-        prompt = backend._encode(Request((pair.prompt,)))
+        prompt = backend._encode(Request((pair.prompt,), SamplingParams(1)))
         example = make_example(backend.loaded, pair, chat)
         assert example.input_ids[: len(prompt)] == prompt
         if kind == "t5_base":
@@ -218,7 +218,7 @@ def test_it_learns_and_learns_to_stop(base: Path, tmp_path: Path) -> None:
 
 def test_the_student_learns_the_end_of_sequence(base: Path, tmp_path: Path) -> None:
     student = train(PAIRS[:2], settings(base, steps=80), tmp_path / "student", seed=0)
-    ((_, completion),) = TransformersBackend(str(student)).generate([Request((PAIRS[0].prompt,))], SamplingParams(60))
+    (completion,) = ask(TransformersBackend(str(student)), [Request((PAIRS[0].prompt,), SamplingParams(60))])
     assert (completion.text, completion.finish_reason) == (PAIRS[0].completion, "stop")
 
 
@@ -226,9 +226,8 @@ def test_a_chat_student_learns_to_end_its_turn(chat_base: Path, tmp_path: Path) 
     pairs = [Pair(f"q{i}", 0, f"{i}+{i}?", f"{2 * i}") for i in range(4)]
     student = train(pairs, settings(chat_base, steps=80, format="chat"), tmp_path / "student", seed=0)
     backend = TransformersBackend(str(student), chat=True)
-    for pair, (_, completion) in zip(
-        pairs, sorted(backend.generate([Request((p.prompt,)) for p in pairs], SamplingParams(20))), strict=True
-    ):
+    completions = ask(backend, [Request((pair.prompt,), SamplingParams(20)) for pair in pairs])
+    for pair, completion in zip(pairs, completions, strict=True):
         assert (completion.text, completion.finish_reason) == (pair.completion, "stop")
         assert completion.completion_tokens == len(pair.completion) + 1
 
@@ -470,6 +469,7 @@ def test_killed_while_training(base: Path, tmp_path: Path) -> None:
     config = settings(base, steps=10**6, select="paper", dev_fraction=0.25)
     program = f"""
 import json, pathlib
+from cotdistill.completions import Completion, Request, SamplingParams
 from cotdistill.config import StudentConfig
 from cotdistill.records import Pair
 from cotdistill.train import train

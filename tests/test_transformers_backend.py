@@ -5,29 +5,37 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from cotdistill.backends import open_backend
+from asking import ask as ask_backend
+from cotdistill.backends import Backend, open_backend
 from cotdistill.backends.recorded import RecordedBackend
 from cotdistill.backends.transformers import TransformersBackend
+from cotdistill.completions import Completion, Pool, Request, SamplingParams
 from cotdistill.config import LimitsConfig, TeacherConfig
 from cotdistill.errors import BackendError, ConfigError, DataError
 from cotdistill.models import LoadedModel, import_training, is_seq2seq, mark_complete
 from cotdistill.records import FinishReason
-from cotdistill.store import Completion, Request, Row, SamplingParams, Store, canonical, identity_text
+from cotdistill.store import Row, Store
 from tiny import tiny_bart, tiny_model, tiny_t5
 
 if TYPE_CHECKING:
     import torch
 
 PROMPTS = ["Q: 1?", "Q: How many apples are there?\nA:", "x", "Q: Why?\nA: Let's think", "What is 2 + 2? ###"]
-REQUESTS = [Request((prompt,)) for prompt in PROMPTS]
 SAMPLED = SamplingParams(40, temperature=1.0)
+
+
+def asking_for(*turns: str, sample: int = 0) -> Request:
+    return Request(turns, SAMPLED, (sample,))
+
+
+REQUESTS = [asking_for(prompt) for prompt in PROMPTS]
 
 
 def open_tiny(folder: Path) -> TransformersBackend:
@@ -55,9 +63,12 @@ def backend(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pyte
     return open_tiny(folder)
 
 
-def ask(backend: TransformersBackend, requests: list[Request], params: SamplingParams) -> list[Completion]:
-    completions = dict(backend.generate(requests, params))
-    return [completions[position] for position in range(len(requests))]
+def sampled(requests: Sequence[Request], params: SamplingParams) -> list[Request]:
+    return [replace(request, params=params) for request in requests]
+
+
+def ask(backend: Backend, requests: Sequence[Request], params: SamplingParams) -> list[Completion]:
+    return ask_backend(backend, sampled(requests, params))
 
 
 def one_by_one(backend: TransformersBackend, requests: list[Request], params: SamplingParams) -> list[Completion]:
@@ -94,7 +105,7 @@ def test_a_batch_does_not_show(
     backend: TransformersBackend, temperature: float, top_p: float, stop: tuple[str, ...]
 ) -> None:
     params = SamplingParams(40, temperature, top_p, stop)
-    requests = [replace(request, sample=i) for request in REQUESTS for i in range(3)]
+    requests = [replace(request, samples=(i,)) for request in REQUESTS for i in range(3)]
     together = ask(backend, requests, params)
     assert together == one_by_one(backend, requests, params)
     backend.batch_size = 4
@@ -103,7 +114,7 @@ def test_a_batch_does_not_show(
 
 
 def test_samples_differ_and_repeat(backend: TransformersBackend) -> None:
-    requests = [Request((PROMPTS[1],), sample) for sample in range(8)]
+    requests = [asking_for(PROMPTS[1], sample=sample) for sample in range(8)]
     texts = [c.text for c in ask(backend, requests, SAMPLED)]
     assert len(set(texts)) == 8
     assert [c.text for c in ask(backend, requests, SAMPLED)] == texts
@@ -113,7 +124,7 @@ def test_samples_differ_and_repeat(backend: TransformersBackend) -> None:
 
 def test_a_sample_follows_the_model_s_distribution(backend: TransformersBackend) -> None:
     """The first token of 2,000 samples, against the probabilities of the most likely ones."""
-    requests = [Request(("x",), sample) for sample in range(2000)]
+    requests = [asking_for("x", sample=sample) for sample in range(2000)]
     backend.batch_size = 2000
     firsts = [c.text for c in ask(backend, requests, SamplingParams(1, temperature=0.5))]
     backend.batch_size = 64
@@ -126,7 +137,7 @@ def test_a_sample_follows_the_model_s_distribution(backend: TransformersBackend)
 
 def test_ends_and_token_counts(backend: TransformersBackend) -> None:
     """Characters are tokens here; rows of one batch end by EOS, by a stop string, and by the limit."""
-    requests = [Request((prompt,), sample) for prompt in PROMPTS for sample in range(8)]
+    requests = [asking_for(prompt, sample=sample) for prompt in PROMPTS for sample in range(8)]
     free = ask(backend, requests, SAMPLED)
     assert {c.finish_reason for c in free} == {"stop", "length"}
     ended = stopped = 0
@@ -159,23 +170,25 @@ def test_a_limit_of_one_token(backend: TransformersBackend) -> None:
 
 def test_longest_first(backend: TransformersBackend) -> None:
     backend.batch_size = 2
-    positions = [position for position, _ in backend.generate(REQUESTS, SamplingParams(1))]
+    positions = [
+        PROMPTS.index(asked.prompt[0]) for asked, *_ in backend.generate(iter(sampled(REQUESTS, SamplingParams(1))))
+    ]
     backend.batch_size = 64
     assert positions == sorted(range(5), key=lambda i: -len(PROMPTS[i]))
 
 
 def test_no_request_loads_no_model() -> None:
-    assert list(TransformersBackend("/no/such/folder").generate([], SAMPLED)) == []
+    assert list(TransformersBackend("/no/such/folder").generate(iter([]))) == []
 
 
 def test_turns_are_joined(backend: TransformersBackend) -> None:
-    turns = [Request(("Q: 1?", " It is", " 1."))]
-    assert ask(backend, turns, SamplingParams(9)) == ask(backend, [Request(("Q: 1? It is 1.",))], SamplingParams(9))
+    turns = [asking_for("Q: 1?", " It is", " 1.")]
+    assert ask(backend, turns, SamplingParams(9)) == ask(backend, [asking_for("Q: 1? It is 1.")], SamplingParams(9))
 
 
 def test_chat_uses_the_template(folder: Path, tmp_path: Path) -> None:
     backend = TransformersBackend(str(tiny_model(tmp_path / "chat", chat=True)), chat=True, system="Be brief.")
-    ids = backend._encode(Request(("Q?", "A.", "So?")))
+    ids = backend._encode(asking_for("Q?", "A.", "So?"))
     turns = ["[system]Be brief.", "[user]Q?", "[assistant]A.", "[user]So?"]
     assert backend.loaded.tokenizer.decode(ids) == "<end>\n".join([*turns, "[assistant]"])
     plain = TransformersBackend(backend.model).identity
@@ -188,15 +201,15 @@ def test_chat_uses_the_template(folder: Path, tmp_path: Path) -> None:
 
 
 def test_room_is_for_prompt_and_completion_of_a_causal_model_alone(tmp_path: Path) -> None:
-    request = [Request(("x" * 30,))]
+    asked = [asking_for("x" * 30)]
     causal = open_tiny(tiny_model(tmp_path / "causal", positions=40))
-    assert ask(causal, request, SamplingParams(9))[0].finish_reason != "error"
-    ((_, refused),) = causal.generate(request, SamplingParams(10))
+    assert ask(causal, asked, SamplingParams(9))[0].finish_reason != "error"
+    (refused,) = ask(causal, asked, SamplingParams(10))
     assert refused == Completion("", "error", error="the prompt has 31 tokens, and the model room for 30")
-    assert ask(open_tiny(tiny_t5(tmp_path / "t5")), [Request(("x" * 600,))], SamplingParams(3))[0].prompt_tokens == 602
+    assert ask(open_tiny(tiny_t5(tmp_path / "t5")), [asking_for("x" * 600)], SamplingParams(3))[0].prompt_tokens == 602
     bart = open_tiny(tiny_bart(tmp_path / "bart", positions=40))
-    assert ask(bart, [Request(("x" * 39,))], SamplingParams(20))[0].finish_reason != "error"
-    assert ask(bart, [Request(("x" * 40,))], SamplingParams(20))[0].finish_reason == "error"
+    assert ask(bart, [asking_for("x" * 39)], SamplingParams(20))[0].finish_reason != "error"
+    assert ask(bart, [asking_for("x" * 40)], SamplingParams(20))[0].finish_reason == "error"
 
 
 def test_absolute_positions_of_an_encoder(tmp_path: Path) -> None:
@@ -274,18 +287,15 @@ def test_damaged_weights_of_ours_are_named(folder: Path, tmp_path: Path) -> None
 BIG = {"model": "big", "endpoint": "http://somewhere/v1"}
 FIRST = SamplingParams(128, 0.7, stop=("Q:",))
 SECOND = SamplingParams(32)
-ASKED = [Request(("Q: 1?",), sample) for sample in range(3)]
+ASKED = [asking_for("Q: 1?", sample=sample) for sample in range(3)]
 
 
 def record(path: Path, identity: dict[str, str], params: SamplingParams, requests: list[Request]) -> None:
-    model, text = identity_text(identity), canonical(asdict(params))
+    pool = Pool(identity, params)
     with Store(path) as store:
-        store.write(
-            [
-                Row(r.key(model, text), model, text, r, Completion(f"{identity['model']} {r.sample}", "length", 3, 2))
-                for r in requests
-            ]
-        )
+        for asked in requests:
+            completion = Completion(f"{identity['model']} {asked.samples[0]}", "length", 3, 2)
+            store.write([Row(pool, pool.key(asked.prompt), asked.prompt, asked.samples[0], completion)])
 
 
 @pytest.fixture
@@ -299,10 +309,8 @@ def recorded(tmp_path: Path) -> Path:
 def test_recorded(recorded: Path) -> None:
     backend = open_backend(TeacherConfig(backend="recorded", store=recorded), LimitsConfig())
     assert backend.identity == BIG
-    assert list(backend.generate(ASKED[::-1], FIRST)) == [
-        (position, Completion(f"big {2 - position}", "length", 3, 2)) for position in range(3)
-    ]
-    assert list(backend.generate([], SECOND)) == []
+    assert ask(backend, ASKED[::-1], FIRST) == [Completion(f"big {2 - i}", "length", 3, 2) for i in range(3)]
+    assert list(backend.generate(iter([]))) == []
 
 
 @pytest.mark.parametrize(
@@ -317,19 +325,18 @@ def test_recorded(recorded: Path) -> None:
     ],
 )
 def test_not_recorded(recorded: Path, changes: dict[str, object], differs: str) -> None:
-    requests = [*ASKED, Request(("Q: 2?",))] if not changes else ASKED
+    requests = [*ASKED, asking_for("Q: 2?")] if not changes else ASKED
     params = SamplingParams(**{**asdict(FIRST), **changes})
     with pytest.raises(BackendError) as error:
-        list(RecordedBackend(recorded).generate(requests, params))
+        ask(RecordedBackend(recorded), requests, params)
     first, second = str(error.value).split("\n")
-    missing = 3 if changes else 1
-    assert first == f"{missing} of {len(requests)} completions are not in recorded.sqlite: {differs}."
+    assert first == f"completions are not in recorded.sqlite: {differs}."
     assert "teacher.backend" in second
 
 
 def test_one_model_of_several(recorded: Path) -> None:
     record(recorded, {"model": "small"}, FIRST, ASKED)
-    ((_, completion),) = RecordedBackend(recorded, "small").generate(ASKED[:1], FIRST)
+    (completion,) = ask(RecordedBackend(recorded, "small"), ASKED[:1], FIRST)
     assert completion.text == "small 0"
     for name, found in (("huge", 0), ("", 2)):
         with pytest.raises(ConfigError, match=f"names {found} of the models") as error:
@@ -339,4 +346,4 @@ def test_one_model_of_several(recorded: Path) -> None:
 
 def test_no_store(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such store"):
-        list(RecordedBackend(tmp_path / "none.sqlite").generate(ASKED, FIRST))
+        ask(RecordedBackend(tmp_path / "none.sqlite"), ASKED, FIRST)

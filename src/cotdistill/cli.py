@@ -17,6 +17,7 @@ from cotdistill.errors import ConfigError, CotdistillError, DataError
 if TYPE_CHECKING:
     from cotdistill.config import Config
     from cotdistill.pipeline import Run, Stage
+    from cotdistill.plan import Plan
 
 INTERRUPTED = 130
 
@@ -59,8 +60,18 @@ def run_command(arguments: ConfigArgs = None, as_json: AsJson = False) -> None:
 
 
 @app.command("generate")
-def generate_command(arguments: ConfigArgs = None) -> None:
+def generate_command(
+    arguments: ConfigArgs = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it will ask and cost; ask nothing.")] = False,
+    pilot: Annotated[int, typer.Option(help="Ask so many questions first, to say it from them; they are kept.")] = 0,
+    as_json: AsJson = False,
+) -> None:
     """Ask the teacher; every completion is stored before it counts."""
+    if dry_run or pilot:
+        from cotdistill.pipeline import plan_teachers
+
+        show_plans(plan_teachers(read_config(arguments), pilot), as_json)
+        return
     this = do(arguments, "generate")
     typer.echo(this.folder / "generations.jsonl")
 
@@ -97,7 +108,7 @@ def sweep_command(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[SECTION.FIELD=VALUE]...")] = None,
 ) -> None:
     """Do one run for each point of a grid; they share one store."""
-    from cotdistill.config import parse_overrides
+    from cotdistill.config_file import parse_overrides
     from cotdistill.sweep import sweep
 
     typer.echo(json.dumps(sweep(file, parse_overrides(overrides or [])), indent=1))
@@ -168,7 +179,7 @@ def init_command(
 
 @app.command("doctor")
 def doctor_command(arguments: ConfigArgs = None) -> None:
-    """Check Python, packages, teacher (one live call), student and disk, and say what to do."""
+    """Check Python, packages, teacher (seven tiny requests), student and disk, and say what to do."""
     from cotdistill.doctor import checks
 
     bad = 0
@@ -251,7 +262,8 @@ def import_command(
 
 def read_config(arguments: list[str] | None) -> Config:
     """The config of `[FILE.yaml] [section.field=value]...`; without a file, the embedded default."""
-    from cotdistill.config import load_config, load_quickstart, parse_overrides
+    from cotdistill.config import load_config, load_quickstart
+    from cotdistill.config_file import parse_overrides
 
     words = arguments or []
     if words and "=" not in words[0]:
@@ -264,6 +276,17 @@ def do(arguments: list[str] | None, until: Stage) -> Run:
     from cotdistill.pipeline import run
 
     return run(config, until)
+
+
+def show_plans(plans: list[Plan], as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from cotdistill.plan import describe
+
+    if as_json:
+        typer.echo(json.dumps([asdict(plan) for plan in plans], indent=1))
+    else:
+        typer.echo("\n".join(line for plan in plans for line in describe(plan)))
 
 
 def show_results(this: Run, as_json: bool) -> None:

@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import copy
 import difflib
-import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
+from cotdistill.config_file import MAX_SHOWN, fill_secrets, read_yaml, set_value, shown
 from cotdistill.errors import ConfigError
 
-MAX_CONFIG_BYTES = 50_000  # a whole one is 3,000; PyYAML reads 100,000 a second
-MAX_SHOWN = 100  # characters of a value or a key that are shown
 QUICKSTART = Path(__file__).parent / "quickstart.yaml"
 
 
@@ -67,8 +64,17 @@ class TaskConfig(Section):
         return self
 
 
+class PriceConfig(Section):
+    """What a teacher's tokens cost, in US dollars for a million."""
+
+    input: float = Field(ge=0, description="of the prompt")
+    output: float = Field(ge=0, description="of the completion")
+
+
 class TeacherConfig(Section):
     """Who writes the rationales, and how it is asked."""
+
+    name: str = Field("", description="what it is called in the results; none: its model")
 
     style: Literal["zero_shot_cot", "few_shot_cot", "one_step", "human"] = Field(
         "zero_shot_cot",
@@ -84,7 +90,12 @@ class TeacherConfig(Section):
     api: Literal["chat", "completions"] = Field("chat", description="chat messages, or plain text to continue")
     system: str = Field("", description="a system message, chat only")
     store: Path | None = Field(None, description="recorded: the store to read; none: the one in the package")
-    samples: int = Field(4, ge=1, description="D, rationales a question")
+    price: PriceConfig | None = Field(None, description="USD for a million tokens, as {input: 0.5, output: 1.5}")
+    mode: Literal["live", "batch"] = Field(
+        "live", description="batch: openai's batch API, half the price, done within a day"
+    )
+    samples: int = Field(4, ge=1, description="D, rationales a question; with until: at most")
+    until: int = Field(0, ge=0, description="stop at so many distinct right rationales of a question; 0: ask for all")
     temperature: float = Field(0.7, ge=0, description="of the rationale; the answer is always greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling; 1 is off")
     max_tokens: int = Field(128, ge=1, description="of the rationale")
@@ -94,11 +105,20 @@ class TeacherConfig(Section):
 
 
 class LimitsConfig(Section):
-    """What an endpoint is asked at once, and for how long."""
+    """What an endpoint is asked at once, how fast, for how long, and what it may cost in all."""
 
-    concurrency: int = Field(16, ge=1, description="requests in flight")
+    concurrency: int | None = Field(None, ge=1, description="requests in flight; none: found by itself")
+    requests_per_minute: float = Field(0, ge=0, description="0: no limit but the server's own")
+    tokens_per_minute: float = Field(0, ge=0, description="prompt and completion; 0: no limit but the server's own")
     timeout: float = Field(120, gt=0, description="seconds for one request, all in")
     retries: int = Field(6, ge=0, description="after 429, 5xx, a timeout or a broken reply")
+    retry_seconds: float = Field(1800, gt=0, description="after so long a request is not tried again")
+    max_usd: float | None = Field(None, gt=0, description="of the whole run, at teacher.price; none: no limit")
+    max_tokens: int | None = Field(None, ge=1, description="of the whole run, prompt and completion; none: no limit")
+    max_requests: int | None = Field(None, ge=1, description="of the whole run, with retries; none: no limit")
+    reached: Literal["stop", "go_on"] = Field(
+        "stop", description="at one of these three: stop, exit code 4; go_on: use what was answered"
+    )
 
 
 class CurateConfig(Section):
@@ -188,10 +208,34 @@ class Config(Section):
     store: Path | None = Field(None, description="completions bought; none: RUNS/store.sqlite, shared by all runs")
     task: TaskConfig = TaskConfig()
     teacher: TeacherConfig = TeacherConfig()
+    teachers: tuple[TeacherConfig, ...] = Field((), description="several; what one leaves out is as in teacher")
     limits: LimitsConfig = LimitsConfig()
     curate: CurateConfig = CurateConfig()
     student: StudentConfig = StudentConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @property
+    def all_teachers(self) -> tuple[TeacherConfig, ...]:
+        return self.teachers or (self.teacher,)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _teachers_are_like_teacher(cls, values: Any) -> Any:
+        several = values.get("teachers") if isinstance(values, dict) else None
+        if not several:
+            return values
+        if not isinstance(several, list) or not all(isinstance(one, dict) for one in several):
+            raise ValueError("teachers: a list of sections like teacher, such as [{model: a}, {model: b}]")
+        return {**values, "teachers": [{**(values.get("teacher") or {}), **one} for one in several]}
+
+    @model_validator(mode="after")
+    def _teachers_have_names_of_their_own(self) -> Config:
+        names = [teacher.name or teacher.model for teacher in self.teachers]
+        if len(set(names)) < len(names):
+            raise ValueError("teachers: two have the same name; give each a name of its own")
+        if len({(teacher.style, teacher.answer_cue) for teacher in self.teachers}) > 1:
+            raise ValueError("teachers: style and answer_cue must be the same for all: their answers are read alike")
+        return self
 
     @property
     def folder(self) -> Path:
@@ -203,28 +247,9 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """Everything resolved, but for secrets."""
-        values = self.model_dump(mode="json", exclude={"teacher": {"api_key"}})
+        values = self.model_dump(mode="json", exclude={"teacher": {"api_key"}, "teachers": {"__all__": {"api_key"}}})
         # ASCII only: PyYAML reads back a U+0085 that it wrote as it is as a space.
         return yaml.safe_dump(values, sort_keys=False)
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain YAML: a repeated key is an error, and so is an alias, with which 1 kB can become a gigabyte."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.constructor.ConstructorError(None, None, "aliases are not allowed", event.start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -240,8 +265,8 @@ def make_config(values: dict[str, Any], overrides: Mapping[str, Any], path: Path
     """The config of `values`, which were read from `path`, with overrides applied."""
     values = copy.deepcopy(values)
     for key, value in overrides.items():
-        _set(values, key, value)
-    _fill_api_key(values)
+        set_value(values, key, value)
+    fill_secrets(values)
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -253,98 +278,29 @@ def load_quickstart(overrides: Mapping[str, Any] | None = None) -> Config:
     return load_config(QUICKSTART, overrides)
 
 
-def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """`section.field=value` as it stands on a command line; a value is YAML."""
-    overrides = {}
-    for word in words:
-        key, equals, text = word.partition("=")
-        if not equals:
-            raise ConfigError(f"{_shown(word)}: expected section.field=value, such as student.epochs=2.")
-        try:
-            overrides[key] = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-        except (yaml.YAMLError, ValueError, RecursionError):  # the value may be a secret: it is not shown
-            raise ConfigError(f"{_shown(key)}: the value is not valid YAML. It may need quotes.") from None
-    return overrides
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises `ConfigError` that names file and line."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_CONFIG_BYTES + 1)  # a pipe or a device has no size to look at
-        if len(data) > MAX_CONFIG_BYTES:
-            raise ConfigError(f"{path}: over {MAX_CONFIG_BYTES:,} bytes; this is not a config.")
-        values = yaml.load(data.decode("utf-8-sig"), Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file. `cotdistill init` writes a config to start from.") from None
-    except (OSError, ValueError, RecursionError) as error:  # not UTF-8, a month 13, 10,000 brackets
-        raise ConfigError(f"{path}: cannot be read ({type(error).__name__}: {error}).") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)}).") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: sections such as `task:` were expected, not {type(values).__name__}.")
-    return values
-
-
-def _set(values: dict[str, Any], key: str, value: Any) -> None:
-    *sections, field = key.split(".")
-    for section in sections:
-        if values.get(section) is None:  # such as student.lora in a saved config
-            values[section] = {}
-        values = values[section]
-        if not isinstance(values, dict):
-            raise ConfigError(f"{_shown(key)}: {_shown(section)} is not a section.")
-    values[field] = value
-
-
-def _fill_api_key(values: dict[str, Any]) -> None:
-    teacher = values.get("teacher")
-    if not isinstance(teacher, dict) or not teacher.get("api_key"):
-        return
-    match = re.fullmatch(r"\$\{(\w+)\}", str(teacher["api_key"]))
-    if match is None:
-        raise ConfigError(
-            "teacher.api_key: a key does not belong in a file or on a command line.\n"
-            "Put it into an environment variable and write: api_key: ${OPENAI_API_KEY}"
-        )
-    if match[1] not in os.environ:
-        raise ConfigError(
-            f"teacher.api_key: the environment variable {match[1]} is not set.\nRun: export {match[1]}=..."
-        )
-    values["teacher"] = {**teacher, "api_key": os.environ[match[1]]}
-
-
 def nearest(name: str, known: Any) -> str:
     """' (did you mean ...?)' with the nearest of the known names, or all of them."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f". Did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}."
 
 
-def _shown(text: str, most: int = MAX_SHOWN) -> str:
-    """On one line, and not long."""
-    text = "".join(c if c.isprintable() else " " for c in text)
-    return text if len(text) <= most else text[:most] + "..."
-
-
 def _explain(error: ValidationError, path: Path | None) -> str:
     first, *rest = error.errors()
-    key = _shown(".".join(map(str, first["loc"])))
+    key = shown(".".join(map(str, first["loc"])))
     if first["type"] == "extra_forbidden":
         section: Any = Config
         for part in first["loc"][:-1]:
+            if isinstance(part, int):  # which of a list
+                continue
             annotation = section.model_fields[str(part)].annotation
             section = next(
                 (t for t in (annotation, *getattr(annotation, "__args__", ())) if hasattr(t, "model_fields")), Section
             )
         what = f"no such key{nearest(str(first['loc'][-1]), section.model_fields)}"
     else:
-        what = _shown(first["msg"].removeprefix("Value error, "), 3 * MAX_SHOWN)
+        what = shown(first["msg"].removeprefix("Value error, "), 3 * MAX_SHOWN)
         if first["loc"] and first["loc"][-1] != "api_key" and not isinstance(first["input"], dict):
-            what += f" (it is {_shown(repr(first['input']))})"
+            what += f" (it is {shown(repr(first['input']))})"
     where = f"{path}: " if path else ""
     more = f"\n(and {len(rest)} more)" if rest else ""
     return f"{where}{key}: {what}{more}"

@@ -48,7 +48,8 @@ Dropped = tuple[Question, Generation, Score]
 class Curated:
     """What curation made: a file of pairs, and the ledger that accounts for the rest, of which the first few are here.
 
-    The ledger's `teachers` are the counts of each, where generations name theirs.
+    The ledger's `teachers` are the counts of each, where generations name theirs; its `marginal` has for each
+    sample index how many distinct right rationales it added, and the tokens it took.
     """
 
     path: Path
@@ -110,9 +111,13 @@ def without_leaked(questions: Sequence[Question], test: Sequence[Question], conf
 
 @dataclass
 class Part:
-    """What one chunk, or all of them, came to. `counts` are by teacher: what happened, how often."""
+    """What one chunk, or all of them, came to.
+
+    `counts` are by teacher: what happened, how often; `marginal` by sample index: what it brought and cost.
+    """
 
     counts: dict[str, Counter[str]] = field(default_factory=dict)
+    marginal: dict[int, Counter[str]] = field(default_factory=dict)
     questions: list[str] = field(default_factory=list)
     covered: int = 0
     dropped: list[Dropped] = field(default_factory=list)
@@ -165,6 +170,20 @@ class Job:
             elif len(part.dropped) < SHOWN:
                 part.dropped.append((question, generation, judged))
         part.covered += None in reasons
+        self._margin(group, scores, rationales, part)
+
+    def _margin(
+        self, group: Sequence[Generation], scores: Sequence[Score], rationales: Sequence[str], part: Part
+    ) -> None:
+        """Count by sample the right rationales that none before it had, and the tokens it took."""
+        seen: set[str] = set()
+        for generation, judged, rationale in zip(group, scores, rationales, strict=True):
+            if (counts := part.marginal.get(generation.index)) is None:
+                counts = part.marginal[generation.index] = Counter()
+            counts["tokens"] += generation.prompt_tokens + generation.completion_tokens
+            if usable(generation, judged, self.config) and (folded := fold(rationale)) not in {"", *seen}:
+                seen.add(folded)
+                counts["right"] += 1
 
     def _look(self, generation: Generation, judged: Score, rationale: str) -> tuple[str | None, str]:
         """Why a generation is dropped, whatever else its question has, or `None` and its rationale, folded."""
@@ -188,6 +207,11 @@ _FIELDS = attrgetter(*(f.name for f in fields(Question)))
 
 def _job(questions: list[tuple[Any, ...]], *rest: Any) -> Job:
     return Job({row[0]: Question(*row) for row in questions}, *rest)
+
+
+def usable(generation: Generation, judged: Score, config: CurateConfig) -> bool:
+    """Whether a rationale is right, and not dropped for its cut."""
+    return judged.correct and not (generation.finish_reason == "length" and config.truncated == "drop")
 
 
 def _choose(looks: Sequence[tuple[str | None, str]], config: CurateConfig) -> list[str | None]:
@@ -226,6 +250,8 @@ def _write(job: Job, generations: Path | Iterable[Generation], out: BinaryIO, pr
             out.writelines(part.lines)
             for teacher, counts in part.counts.items():
                 whole.counts.setdefault(teacher, Counter()).update(counts)
+            for index, counts in part.marginal.items():
+                whole.marginal.setdefault(index, Counter()).update(counts)
             whole.covered += part.covered
             whole.dropped += part.dropped[: SHOWN - len(whole.dropped)]
             for question_id in part.questions:
@@ -269,6 +295,10 @@ def _ledger(whole: Part, questions: int) -> dict[str, object]:
     ledger = {"questions": questions, "questions_covered": whole.covered, **total}
     if any(whole.counts):  # one of them has a name
         ledger["teachers"] = {teacher: _account(counts) for teacher, counts in sorted(whole.counts.items())}
+    ledger["marginal"] = [
+        {"sample": index, "right": counts["right"], "tokens": counts["tokens"]}
+        for index, counts in sorted(whole.marginal.items())
+    ]
     return ledger
 
 

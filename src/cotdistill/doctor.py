@@ -22,6 +22,7 @@ from pathlib import Path
 
 from cotdistill.backends import open_backend
 from cotdistill.backends.openai import OpenAIBackend
+from cotdistill.backends.probe import Found, probe
 from cotdistill.config import Config
 from cotdistill.errors import BackendError, ConfigError, CotdistillError
 from cotdistill.methods import METHODS
@@ -46,7 +47,7 @@ class Check:
 
 
 def checks(config: Config, live: bool = True) -> Iterator[Check]:
-    """Each check as it is done; `live` asks an openai teacher once, for a few tokens."""
+    """Each check as it is done; `live` asks an openai teacher seven times or eight, for 16 tokens at most."""
     yield python()
     yield packages("packages", "", "pip install --upgrade cotdistill")
     train = packages("train extra", "train", "pip install 'cotdistill[train]'")
@@ -127,8 +128,28 @@ def teacher(config: Config, live: bool) -> str:
     backend = open_backend(config.teacher, config.limits)
     if not isinstance(backend, OpenAIBackend):
         return ", ".join(backend.identity.values())
-    how = backend.check() if live else "not asked"
-    return f"{backend.model} at {backend.endpoint}: {how}"
+    where = f"{backend.model} at {backend.endpoint}"
+    if not live:
+        return f"{where}: not asked"
+    section = config.teacher
+    found = probe(
+        section.base_url, section.api_key.get_secret_value(), section.model, section.api, config.limits.timeout
+    )
+    try:
+        how = backend.check()
+    except BackendError as error:
+        raise BackendError(f"{str(error).splitlines()[0]}\n{advice(found, error, backend.model)}") from None
+    server, *told = str(found).split("; ")
+    return f"{where}: " + "; ".join((f"{server}, {how}", *told))
+
+
+def advice(found: Found, error: BackendError, model: str) -> str:
+    """What to do about a teacher's error, in the light of what is known of its server."""
+    if not found.lists(model):
+        return f"teacher.model: {found.server} has no {model!r}{found.instead_of(model)}"
+    if "temperature" in found.refuses:
+        return "It refuses temperature 0: set teacher.model to one that takes it."
+    return " ".join(str(error).splitlines()[1:])
 
 
 def student(model: str) -> str:

@@ -3,23 +3,33 @@
     generations = generate(questions, backend, METHODS["zero_shot_cot"], store, n=8, temperature=0.7)
 
 One function writes teachers' rationales and students' predictions. What is in the store is read,
-only the rest is asked for, and each completion is committed before it counts.
+only the rest is asked for, and each completion is committed before it counts. A question goes its own
+way: the second prompt leaves as soon as the first's text is there, and what is held in memory is
+what is in flight.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import replace
+from itertools import islice
 
 from cotdistill.backends import Backend
-from cotdistill.errors import BackendError
+from cotdistill.completions import Completion, Pool, Request, SamplingParams
+from cotdistill.errors import BackendError, DataError
+from cotdistill.jobs import Job, Until, Work
 from cotdistill.methods import Method
+from cotdistill.progress import say
 from cotdistill.records import Generation, Question
-from cotdistill.store import Completion, Request, Row, SamplingParams, Store, canonical, identity_text
+from cotdistill.store import Mark, Row, Store
 
 POLL_SECONDS = 0.5  # how often to look for what another process is buying
+COMMIT_SECONDS = 0.001
+AT_ONCE = 32  # questions taken up together, for one look into the store
+SAME_TEXTS = 8  # questions whose samples are all one text, and none otherwise: the server does not sample
 
 Progress = Callable[[int, int], None]  # done, of how many
 
@@ -35,37 +45,42 @@ def generate(
     max_tokens: int | None = None,
     stop: tuple[str, ...] = (),
     seed: int = 0,
+    until: Until | None = None,
     progress: Progress | None = None,
-) -> list[Generation]:
-    """Ask each question `n` times; returns n generations a question, in the order of `questions`.
+) -> Iterator[Generation]:
+    """Ask each question `n` times, and then read its n generations from the store, in order.
 
-    The second prompt, where the method has one, holds the first's raw text and is asked at
-    temperature 0 (paper, section 3, and the authors' code). A request that fails for good
-    comes back as a generation of finish reason "error" and is asked again by the next run.
+    All is asked when this returns; reading is what is left to the iterator. The second prompt, where the
+    method has one, holds the first's raw text and is asked at temperature 0 (paper, section 3, and the
+    authors' code). A sample that fails for good comes back as a generation of finish reason "error" and
+    is asked again by the next run. Raises what the backend raises, with all that was answered stored.
     """
-    asked = [(question, index) for question in questions for index in range(n)]
-    total = len(asked) * (2 if method.answer_cue else 1)
+    job = make_job(backend, method, n, temperature, top_p, max_tokens, stop, seed, until)
+    ask(job, questions, backend, store, progress)
+    return read(job, questions, store)
 
-    params = first_params(method, max_tokens, temperature, top_p, stop, seed)
-    requests = [first_request(method, question, index) for question, index in asked]
-    first = complete(requests, backend, params, store, lambda done: progress and progress(done, total))
 
-    answers: list[Completion | None] = [None] * len(asked)
-    if method.answer_cue:
-        rows = [i for i, completion in enumerate(first) if completion.finish_reason != "error"]
-        seconds = [second_request(method, requests[i], first[i].text) for i in rows]
-        done_before = total - len(seconds)
-        greedy = second_params(method, stop)
-        for i, completion in zip(
-            rows,
-            complete(seconds, backend, greedy, store, lambda done: progress and progress(done_before + done, total)),
-            strict=True,
-        ):
-            answers[i] = completion
-    return [
-        _generation(question, index, text, answer)
-        for (question, index), text, answer in zip(asked, first, answers, strict=True)
-    ]
+def make_job(
+    backend: Backend,
+    method: Method,
+    n: int = 1,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    max_tokens: int | None = None,
+    stop: tuple[str, ...] = (),
+    seed: int = 0,
+    until: Until | None = None,
+) -> Job:
+    """How a backend's model is asked, as `generate` has it."""
+    first = Pool(backend.identity, first_params(method, max_tokens, temperature, top_p, stop, seed))
+    return Job(method, n, first, Pool(backend.identity, second_params(method, stop)), until)
+
+
+def ask(
+    job: Job, questions: Sequence[Question], backend: Backend, store: Store, progress: Progress | None = None
+) -> None:
+    """Ask for what is missing of a job; all of it is in the store when this returns."""
+    _Asking(job, questions, store, progress or (lambda done, total: None)).run(backend)
 
 
 def first_params(
@@ -81,79 +96,218 @@ def first_params(
     return SamplingParams(max_tokens or method.max_tokens, float(temperature), float(top_p), method.stop + stop, seed)
 
 
-def first_request(method: Method, question: Question, index: int) -> Request:
-    """Sample `index` of the method's first prompt."""
-    return Request((method.prompt(question),), index)
-
-
 def second_params(method: Method, stop: tuple[str, ...] = ()) -> SamplingParams:
     """How the second prompt is sampled: greedily."""
     return SamplingParams(method.answer_tokens, stop=method.stop + stop)
 
 
-def second_request(method: Method, first: Request, text: str) -> Request:
-    """The prompt that asks for the answer after `text`, which the `first` prompt brought."""
-    # It holds the sampled text already, so one greedy answer a prompt is enough: sample 0.
-    return Request((*first.prompt, text, method.answer_cue or ""))
+def read(job: Job, questions: Sequence[Question], store: Store, partial: bool = False) -> Iterator[Generation]:
+    """The generations of a job from the store, question by question; `partial`: as far as they go.
 
-
-def complete(
-    requests: Sequence[Request],
-    backend: Backend,
-    params: SamplingParams,
-    store: Store,
-    progress: Callable[[int], object] = lambda done: None,
-) -> list[Completion]:
-    """The completion of each request, from the store or, once, from the backend."""
-    model, params_text = identity_text(backend.identity), canonical(asdict(params))
-    keys = [request.key(model, params_text) for request in requests]
-    wanted = dict(zip(keys, requests, strict=True))
-    found = store.read(wanted)
-    done = len(requests) - len(wanted)  # equal requests are one row
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        progress(done)
-
-    count(len(found))
-
-    while missing := [key for key in wanted if key not in found]:
-        claimed = store.claim(missing)
-        mine = [key for key in missing if key in claimed]
-        if not mine:  # another process is buying all that is left
-            time.sleep(POLL_SECONDS)
-        try:
-            with store.writer(count) as write, closing(backend.generate([wanted[k] for k in mine], params)) as stream:
-                for position, completion in stream:
-                    key = mine[position]
-                    found[key] = completion
-                    if completion.finish_reason == "error":
-                        count(1)
-                    else:
-                        write(Row(key, model, params_text, wanted[key], completion))
-        finally:
-            store.unclaim()
-        if mine and not any(key in found for key in mine):
-            raise BackendError(
-                f"{type(backend).__name__} returned nothing for {len(mine)} requests.\n"
-                "A backend must yield a completion for each, of finish reason 'error' where it has none."
+    Raises `DataError` for a sample that is neither stored nor known to have failed.
+    """
+    for question in questions:
+        work = Work(job, question)
+        work.look(store)
+        missing = work.next_samples()
+        for sample, error in store.failures(work.key).items() if missing else ():
+            work.texts.setdefault(sample, Completion("", "error", error=error))
+        for sample, key in work.unanswered():
+            if (failed := store.failures(key).get(0)) is not None:
+                work.answers[sample] = Completion("", "error", error=failed)
+        generations = work.generations()
+        if not partial and (work.next_samples() or work.unanswered()):
+            store.forget_finished(job.id)
+            raise DataError(
+                f"{store.path}: completions of question {question.id!r} are gone.\nRun it again to buy them."
             )
-        others = store.read(key for key in missing if key not in found)
-        found |= others
-        count(len(others))
-    return [found[key] for key in keys]
+        yield from generations
 
 
-def _generation(question: Question, index: int, text: Completion, answer: Completion | None) -> Generation:
-    failed = next((c for c in (text, answer) if c and c.finish_reason == "error"), None)
-    return Generation(
-        question.id,
-        index,
-        text.text,
-        answer.text if answer else None,
-        "error" if failed else text.finish_reason,
-        text.prompt_tokens + (answer.prompt_tokens if answer else 0),
-        text.completion_tokens + (answer.completion_tokens if answer else 0),
-        failed.error if failed else "",
-    )
+class _Asking:
+    """The questions of one job on their way: those to come, those in flight, those that wait."""
+
+    def __init__(self, job: Job, questions: Sequence[Question], store: Store, advance: Progress) -> None:
+        self.job, self.questions, self.store, self.advance = job, questions, store, advance
+        self.fresh = iter(range(len(questions)))
+        self.finished = set() if job.until else store.finished(job.id, job.n)
+        self.ready: deque[Request] = deque()  # second prompts and further samples, before new questions
+        self.asked: dict[Request, list[tuple[Work, int]]] = {}  # who waits for it, with their sample
+        self.answering: dict[bytes, Request] = {}  # second prompts in flight, by key
+        self.busy: dict[bytes, Work] = {}  # claimed, until all of it is committed
+        self.later: deque[int] = deque()  # another process, or an equal question, is at it
+        self.parked: list[deque[int]] = [deque() for _ in range(job.until.enough if job.until else 0)]
+        self.committed: deque[Row | Mark] = deque()  # by the writer's thread
+        self.per_sample = 2 if job.cue else 1
+        self.done, self.total = 0, len(questions) * job.n * self.per_sample
+        self.same = self.different = 0
+
+    def run(self, backend: Backend) -> None:
+        """Ask for all that is missing."""
+        try:
+            with self.store.writer(self.committed.extend) as self.write:
+                yielded = 1
+                while yielded:
+                    yielded = 0
+                    with closing(backend.generate(self.requests())) as stream:
+                        for request, sample, completion in stream:
+                            yielded += 1
+                            self.take(request, sample, completion)
+                    if not self.asked:
+                        return
+                    self.ask_again()
+                raise BackendError(
+                    f"{type(backend).__name__} returned nothing for {len(self.asked)} requests.\n"
+                    "A backend must yield a completion for each sample, of finish reason 'error' where it has none."
+                )
+        finally:
+            self.store.unclaim(self.busy)
+
+    def requests(self) -> Iterator[Request | None]:
+        """What to ask next; None where only what is in flight can bring more."""
+        while True:
+            if self.ready:
+                yield self.ready.popleft()
+                continue
+            self.settle()
+            if some := self.next_positions():
+                self.start(some)
+            elif self.asked:
+                yield None
+            elif self.busy:
+                time.sleep(COMMIT_SECONDS)
+            elif self.later:
+                self.later, again = deque(), self.later
+                self.start(again)
+                if len(self.later) == len(again):
+                    time.sleep(POLL_SECONDS)
+            else:
+                return
+
+    def next_positions(self) -> list[int]:
+        """Some questions to take up: new ones, or those with the fewest right rationales."""
+        if some := list(islice(self.fresh, AT_ONCE)):
+            return some
+        queue = next((queue for queue in self.parked if queue), deque[int]())
+        return [queue.popleft() for _ in range(min(AT_ONCE, len(queue)))]
+
+    def start(self, positions: Iterable[int]) -> None:
+        """Take up questions, but for those that are done, or that another process or an equal one is at."""
+        mine = []
+        for position in positions:
+            question = self.questions[position]
+            prompt = (self.job.method.prompt(question),)
+            key = self.job.first.key(prompt)
+            if key in self.finished:
+                self.count(self.job.n * self.per_sample)
+            elif key in self.busy or not self.store.claim(key):
+                self.later.append(position)
+            else:
+                self.busy[key] = work = Work(self.job, question, position, prompt, key)
+                mine.append(work)
+        known = self.store.known([work.key for work in mine])  # claimed first: another may have bought it until then
+        for work in mine:
+            if work.key in known:
+                work.look(self.store)
+                self.count(len(work.texts) + len(work.answers), work)
+                for sample, key in work.unanswered():
+                    self.ask_answer(work, sample, key)
+                work.level = work.rights_found()
+            self.go_on(work)
+
+    def go_on(self, work: Work) -> None:
+        """Ask for further samples; where nothing of the question is on its way, end or park it."""
+        if work.coming:
+            return
+        samples = work.next_samples()
+        if samples and self.job.until and self.job.until.sparing and work.rights_found() > work.level:
+            work.parked = True  # those with fewer come first
+            self.write(Mark(self.job.id, work.key, 0))
+        elif samples:
+            follow_up = self.job.second.sampling.max_tokens if self.job.cue else 0
+            request = Request(work.prompt, self.job.first.sampling, samples, follow_up)
+            self.ask(request, [(work, sample) for sample in samples])
+        else:
+            self.end(work)
+
+    def end(self, work: Work) -> None:
+        failed = any(c.finish_reason == "error" for c in (*work.texts.values(), *work.answers.values()))
+        marked = 0 if failed or self.job.until else self.job.n
+        self.write(Mark(self.job.id, work.key, marked))
+        self.count(self.job.n * self.per_sample - work.counted, work)
+        texts = [c.text for c in work.texts.values() if c.finish_reason != "error"]
+        if len(texts) > 1 and self.job.first.sampling.temperature > 0:
+            self.note_sampling(len(set(texts)) == 1)
+
+    def ask(self, request: Request, who: list[tuple[Work, int]]) -> None:
+        self.asked[request] = who
+        self.ready.append(request)
+        for work, _ in who:
+            work.coming += 1
+
+    def ask_again(self) -> None:
+        """Put back what a backend left out."""
+        left, self.asked = self.asked, {}
+        for request, who in left.items():
+            if len(request.prompt) == 1:
+                request = replace(request, samples=tuple(sample for _, sample in who))
+            self.asked[request] = who
+            self.ready.append(request)
+
+    def ask_answer(self, work: Work, sample: int, key: bytes) -> None:
+        """Ask for the answer after a text, once for equal texts."""
+        if (request := self.answering.get(key)) is not None:
+            self.asked[request].append((work, sample))
+            work.coming += 1
+        elif found := self.store.samples(key):
+            work.answers[sample] = found[0]
+            self.count(1, work)
+        else:
+            self.answering[key] = request = Request(work.answer_prompt(sample), self.job.second.sampling)
+            self.ask(request, [(work, sample)])
+
+    def take(self, request: Request, sample: int, completion: Completion) -> None:
+        """Store a completion, and let those who waited for it go on."""
+        second = len(request.prompt) > 1
+        key = self.job.second.key(request.prompt) if second else self.asked[request][0][0].key
+        self.write(Row(self.job.second if second else self.job.first, key, request.prompt, sample, completion))
+        if second:
+            waiting = self.asked.pop(request)
+            del self.answering[key]
+        else:
+            waiting = [pair for pair in self.asked[request] if pair[1] == sample]
+            self.asked[request] = [pair for pair in self.asked[request] if pair[1] != sample]
+            if not self.asked[request]:
+                del self.asked[request]
+        for work, its_sample in waiting:
+            work.coming -= 1
+            (work.answers if second else work.texts)[its_sample] = completion
+            self.count(1, work)
+            if not second and self.job.cue and completion.finish_reason != "error":
+                self.ask_answer(work, its_sample, work.answer_key(its_sample))
+            self.go_on(work)
+
+    def settle(self) -> None:
+        """What is marked is on the disk: another process may have its question."""
+        while self.committed:
+            item = self.committed.popleft()
+            if isinstance(item, Mark):
+                self.store.unclaim([item.key])
+                work = self.busy.pop(item.key)
+                if work.parked:
+                    self.parked[work.rights_found()].append(work.position)
+
+    def count(self, more: int, work: Work | None = None) -> None:
+        if work is not None:
+            work.counted += more
+        self.done += more
+        self.advance(self.done, self.total)
+
+    def note_sampling(self, same: bool) -> None:
+        self.same, self.different = self.same + same, self.different + (not same)
+        if self.same == SAME_TEXTS and not self.different:
+            say(
+                f"warning: all samples of each of {SAME_TEXTS} questions are one text, at temperature "
+                f"{self.job.first.sampling.temperature:g}: the server seems to ignore seed or temperature. "
+                "`cotdistill doctor` looks closer."
+            )

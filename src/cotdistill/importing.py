@@ -12,19 +12,21 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 from cotdistill import progress
 from cotdistill.answers import TYPED
+from cotdistill.completions import Completion, Pool, SamplingParams
 from cotdistill.config import nearest
 from cotdistill.errors import ConfigError, DataError
-from cotdistill.generate import first_params, first_request, second_params, second_request
+from cotdistill.generate import first_params, second_params
+from cotdistill.jobs import second_prompt
 from cotdistill.methods import Method, teacher_method
 from cotdistill.records import FinishReason, Question, iter_json_lines, write_atomic
-from cotdistill.store import Completion, Request, Row, SamplingParams, Store, canonical, identity_text
+from cotdistill.store import Row, Store
 from cotdistill.tasks.files import missing_column
 
 FileRows = Iterator[tuple[str, dict[str, Any]]]  # one output each, with its place, such as "a.jsonl, line 3"
@@ -261,20 +263,22 @@ def _method(outputs: Sequence[Output], answer_type: str) -> Method:
 
 def _rows(
     outputs: Sequence[Output], method: Method, model: str, params: SamplingParams
-) -> dict[bytes, tuple[str, Row]]:
-    """What `generate` would have stored, by key, each with its place; of two texts for one key the first stands."""
-    identity = identity_text({"model": model, "form": "imported"})
-    rows: dict[bytes, tuple[str, Row]] = {}
+) -> dict[tuple[bytes, int], tuple[str, Row]]:
+    """What `generate` would have stored, by key and sample, each with its place; of two texts the first stands."""
+    identity = {"model": model, "form": "imported"}
+    first, second = Pool(identity, params), Pool(identity, second_params(method))
+    rows: dict[tuple[bytes, int], tuple[str, Row]] = {}
     repeats, others = 0, []
     for output in outputs:
-        request = first_request(method, Question("", output.question, ""), output.sample)
-        made = [_row(identity, params, request, Completion(output.text, output.finish_reason, 0, output.tokens))]
+        prompt: tuple[str, ...] = (method.prompt(Question("", output.question, "")),)
+        text = Completion(output.text, output.finish_reason, 0, output.tokens)
+        made = [Row(first, first.key(prompt), prompt, output.sample, text)]
         if output.answer_text is not None:
-            second = second_request(method, request, output.text)
-            made.append(_row(identity, second_params(method), second, Completion(output.answer_text, "stop")))
-        repeats += made[0].key in rows
+            prompt = second_prompt(method, prompt, output.text)
+            made.append(Row(second, second.key(prompt), prompt, 0, Completion(output.answer_text, "stop")))
+        repeats += (made[0].key, output.sample) in rows
         for row in made:
-            place, stands = rows.setdefault(row.key, (output.place, row))
+            place, stands = rows.setdefault((row.key, row.sample), (output.place, row))
             if stands.completion.text != row.completion.text:
                 others.append(f"{place} and {output.place}")
                 break  # nobody asks for the answer after a rationale that does not stand
@@ -286,21 +290,16 @@ def _rows(
     return rows
 
 
-def _store(rows: Mapping[bytes, tuple[str, Row]], path: Path) -> None:
+def _store(rows: Mapping[tuple[bytes, int], tuple[str, Row]], path: Path) -> None:
     with Store(path) as store:
-        for key, stored in store.read(rows).items():
-            place, row = rows[key]
+        for (key, sample), (place, row) in rows.items():
+            stored = store.samples(key).get(sample, row.completion)
             if stored.text != row.completion.text:
                 raise DataError(
                     f"{place}: {path} has another text for it, from an earlier import.\n"
                     "Import into another store, or under another --model."
                 )
         store.write([row for _, row in rows.values()])
-
-
-def _row(identity: str, params: SamplingParams, request: Request, completion: Completion) -> Row:
-    params_text = canonical(asdict(params))
-    return Row(request.key(identity, params_text), identity, params_text, request, completion)
 
 
 def _questions(outputs: Sequence[Output]) -> list[dict[str, object]]:

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import platform
+import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,17 +29,21 @@ from filelock import FileLock, Timeout
 
 from cotdistill import answers, progress
 from cotdistill.answers import AnswerType
-from cotdistill.backends import Backend, open_backend
+from cotdistill.backends import Backend
+from cotdistill.budget import Budget
+from cotdistill.completions import canonical
 from cotdistill.config import Config
-from cotdistill.curate import Curated, answer_pairs, curate, without_leaked
-from cotdistill.errors import ConfigError
-from cotdistill.evaluate import evaluate, score, verdict
+from cotdistill.curate import Curated, answer_pairs, curate, usable, without_leaked
+from cotdistill.errors import BudgetReached, ConfigError
+from cotdistill.evaluate import evaluate, score, split_answer, verdict
 from cotdistill.generate import generate
 from cotdistill.methods import HUMAN, METHODS, Method, methods, teacher_method
 from cotdistill.models import drop_weights, free_memory, is_seq2seq, model_identity
-from cotdistill.records import Generation, Question, Result, Score, to_json, write_atomic, write_jsonl
-from cotdistill.store import Store, canonical
-from cotdistill.tasks import Task, exemplars_of, load_task, without_exemplars
+from cotdistill.plan import Plan, make_plan
+from cotdistill.records import Generation, Question, Result, Score, read_jsonl, to_json, write_atomic, write_jsonl
+from cotdistill.store import Store
+from cotdistill.tasks import Task, exemplars_of, fold, load_task, without_exemplars
+from cotdistill.teachers import Teacher, ask_teachers, limit_of, open_teachers, read_teachers
 from cotdistill.train import train, trained_facts
 
 Stage = Literal["generate", "curate", "train", "evaluate", "report"]
@@ -53,7 +58,6 @@ class Run:
     config: Config
     task: Task
     store: Store
-    generations: list[Generation] = field(default_factory=list)
     curated: Curated | None = None
     students: dict[str, Path] = field(default_factory=dict)
     predictions: dict[str, tuple[list[Generation], list[Score]]] = field(default_factory=dict)
@@ -63,13 +67,22 @@ class Run:
     def folder(self) -> Path:
         return self.config.folder
 
+    @property
+    def generations(self) -> list[Generation]:
+        """All rationales that the teachers wrote, read from the file."""
+        return read_jsonl(self.folder / "generations.jsonl", Generation)
+
     @cached_property
     def answer_type(self) -> AnswerType:
         return answers.answer_type(self.config.task.rule, self.task.answer_type, self.task.options)
 
     @cached_property
-    def teacher(self) -> Backend:
-        return open_backend(self.config.teacher, self.config.limits)
+    def budget(self) -> Budget:
+        return Budget(limit_of(self.config.limits), self.folder / "spent.json")
+
+    @cached_property
+    def teachers(self) -> list[Teacher]:
+        return open_teachers(self.config, self.teacher_method, self.budget)
 
     @cached_property
     def exemplars(self) -> tuple[Question, ...]:
@@ -77,7 +90,7 @@ class Run:
 
     @cached_property
     def teacher_method(self) -> Method:
-        teacher = self.config.teacher
+        teacher = self.config.all_teachers[0]
         exemplars = self.exemplars if teacher.style == "few_shot_cot" else ()
         return teacher_method(teacher.style, teacher.answer_cue, self.task.answer_type, self.task.options, exemplars)
 
@@ -104,17 +117,26 @@ class Run:
         return any(METHODS[name].learns_rationale for name in self.config.evaluate.methods)
 
     @property
-    def teacher_identity(self) -> dict[str, str] | None:
+    def teacher_identities(self) -> list[dict[str, str]]:
         if not self.needs_teacher:
+            return []
+        if self.teacher_method is HUMAN:
+            return [{"model": "human"}]
+        return [{"name": teacher.name, **teacher.backend.identity} for teacher in self.teachers]
+
+    def right(self, question: Question, generation: Generation) -> str | None:
+        """The rationale of a generation that can be kept, by which it is told from others; None of any other."""
+        judged = score(generation, question, self.teacher_method, self.answer_type)
+        if not usable(generation, judged, self.config.curate):
             return None
-        return {"model": "human"} if self.teacher_method is HUMAN else dict(self.teacher.identity)
+        return fold(split_answer(generation, self.teacher_method, self.answer_type)[0]) or None
 
 
 def run(config: Config, until: Stage = "report") -> Run:
     """Do the stages up to and with `until`; raises what they raise, with all that was bought stored."""
     with open_run(config) as this:
         if this.needs_teacher or until in ("generate", "curate"):
-            this.generations = ask_teacher(this)
+            generate_rationales(this)
             if until != "generate":
                 this.curated = keep_right(this)
         if STAGES.index(until) >= STAGES.index("train"):
@@ -149,28 +171,51 @@ def open_run(config: Config) -> Iterator[Run]:
         lock.release()
 
 
-def ask_teacher(this: Run) -> list[Generation]:
-    """The teacher's D generations for each training question."""
+def generate_rationales(this: Run) -> None:
+    """The teachers' generations for the training questions, in generations.jsonl.
+
+    Raises `BudgetReached` where a limit says so, with that file of what was answered.
+    """
+    questions, path = this.task.train, this.folder / "generations.jsonl"
     if this.teacher_method is HUMAN:
-        generations = [human_rationale(question) for question in this.task.train]
-    else:
-        teacher = this.config.teacher
-        with progress.stage("generate", "completions") as advance:
-            generations = generate(
-                this.task.train,
-                this.teacher,
-                this.teacher_method,
+        write_jsonl(path, map(human_rationale, questions))
+        return
+    reached = None
+    before = this.budget.spent
+    try:
+        ask_teachers(this.teachers, questions, this.store, this.right)
+    except BudgetReached as error:
+        reached = error
+    if this.budget.spent != before:
+        progress.say(f"generate: this run has spent {this.budget}")
+    write_jsonl(path, read_teachers(this.teachers, questions, this.store, this.right, partial=reached is not None))
+    if reached is None:
+        return
+    if this.config.limits.reached == "stop":
+        raise reached
+    progress.say(f"warning: {str(reached).splitlines()[0]} The run goes on with what is there.")
+
+
+def plan_teachers(config: Config, pilot: int = 0) -> list[Plan]:
+    """What generating will ask and cost, for each teacher; `pilot` questions are asked first, to measure it."""
+    with open_run(config) as this:
+        if this.teacher_method is HUMAN:
+            raise ConfigError("teacher.style: human asks nobody, so there is nothing to plan.")
+        questions = this.task.train
+        some = random.Random(0).sample(questions, min(pilot, len(questions)))
+        if some:
+            ask_teachers(this.teachers, some, this.store, this.right)
+        return [
+            make_plan(
+                teacher.name,
+                teacher.job(this.right),
+                questions,
                 this.store,
-                n=teacher.samples,
-                temperature=teacher.temperature,
-                top_p=teacher.top_p,
-                max_tokens=teacher.max_tokens,
-                stop=teacher.stop,
-                seed=teacher.seed,
-                progress=advance,
+                teacher.price,
+                lambda question, generation: this.right(question, generation) is not None,
             )
-    write_jsonl(this.folder / "generations.jsonl", generations)
-    return generations
+            for teacher in this.teachers
+        ]
 
 
 def human_rationale(question: Question) -> Generation:
@@ -193,6 +238,8 @@ def keep_right(this: Run) -> Curated:
         pairs=this.folder / "pairs.jsonl",
         test=this.task.test,
     )
+    if this.teacher_method is not HUMAN:
+        curated.ledger["served"] = {t.name: this.store.served(t.backend.identity) for t in this.teachers}
     write_json(this.folder / "ledger.json", curated.ledger)
     kept, asked = curated.ledger["kept"], curated.ledger["asked"]
     progress.say(f"curate: kept {kept} of {asked} rationales")
@@ -263,7 +310,7 @@ def predict(this: Run, method: Method, seed: int | None, backend: Backend) -> Re
         questions = without_exemplars(questions, this.exemplars)
     with progress.stage(f"evaluate {name}", "completions") as advance:
         limit = this.config.evaluate.max_tokens or None
-        generations = generate(questions, backend, method, this.store, max_tokens=limit, progress=advance)
+        generations = list(generate(questions, backend, method, this.store, max_tokens=limit, progress=advance))
     free_memory()  # of the student before
     scores = [score(g, q, method, this.answer_type) for g, q in zip(generations, questions, strict=True)]
     this.predictions[name] = generations, scores
@@ -320,7 +367,7 @@ def make_manifest(this: Run) -> dict[str, Any]:
     questions = canonical([[asdict(q) for q in this.task.train], [asdict(q) for q in this.task.test]])
     return {
         "task": {"name": this.task.name, "sha256": hashlib.sha256(questions.encode()).hexdigest()},
-        "teacher": this.teacher_identity,
+        "teachers": this.teacher_identities,
         "student": model_identity(this.config.student.model),
         "trained": {
             name: {k: v for k, v in trained_facts(folder).items() if k != "dev_losses"}

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 PLAIN_SECONDS = 10
+BAR_SECONDS = 0.1  # thousands of completions a second need no more
 Advance = Callable[[int, int], None]
 
 console = Console(stderr=True)
@@ -47,9 +48,15 @@ def _bar(name: str, unit: str) -> Iterator[Advance]:
     first: list[tuple[float, int]] = []
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(escape(name), total=None, rate="...")
+        shown = 0.0
 
         def advance(done: int, total: int) -> None:
-            first.append((time.monotonic(), done)) if not first else None
+            nonlocal shown
+            now = time.monotonic()
+            if now - shown < BAR_SECONDS and done < total:
+                return
+            shown = now
+            first.append((now, done)) if not first else None
             bar.update(task, completed=done, total=total, rate=_rate(first[0], done))
 
         yield advance

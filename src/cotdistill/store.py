@@ -1,155 +1,71 @@
 """The store: every completion that was paid for, in one SQLite file, keyed by what was asked.
 
     with Store(path) as store:
-        found = store.read(keys)
+        found = store.samples(pool.key(prompt))     # by sample
         ...
-        store.write(rows)       # durable when it returns
+        store.write(rows)                           # durable when it returns
 
-A key is the hash of a request's content (model, prompt, sampling parameters, sample index), so the
-same request is the same row for any run, in any order. A row counts only once it is committed
-(WAL, synchronous=FULL). Two processes may buy into one store: `claim` gives each missing key to
-one of them, and the kernel frees the claims of a process that died.
+A key is the hash of a request's content (model, prompt, sampling parameters), so the same request is
+the same rows for any run, in any order. A row counts only once it is committed (WAL,
+synchronous=FULL); its checksum tells a row that was damaged since. Two processes may buy into one
+store: `claim` gives a key to one of them, by a kernel lock that dies with its process.
 """
 
 from __future__ import annotations
 
-import glob
-import hashlib
+import fcntl
 import json
+import os
 import sqlite3
+import struct
+import sys
+import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
+from typing import Any, NamedTuple
 
-from filelock import FileLock, Timeout
-
+from cotdistill.completions import Completion, Pool, identity_text, turns_text
 from cotdistill.errors import DataError
 from cotdistill.records import FinishReason
+from cotdistill.schema import checksum_of, connect, open_store, open_to_read
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS completions (
-    id INTEGER PRIMARY KEY,
-    key BLOB NOT NULL UNIQUE,
-    model TEXT NOT NULL,             -- the backend's identity, JSON
-    params TEXT NOT NULL,            -- SamplingParams, JSON
-    prompt TEXT NOT NULL,            -- its turns, a JSON list
-    sample INTEGER NOT NULL,
-    text TEXT NOT NULL,
-    finish_reason TEXT NOT NULL,
-    prompt_tokens INTEGER NOT NULL,
-    completion_tokens INTEGER NOT NULL,
-    created REAL NOT NULL            -- seconds since 1970
-) STRICT;
-CREATE TABLE IF NOT EXISTS claims (key BLOB PRIMARY KEY, owner TEXT NOT NULL) STRICT, WITHOUT ROWID;
-"""
-APPLICATION_ID = 0xC07D
 ROWS_A_COMMIT = 256
+ROWS_WAITING = 4096  # for the disk, before whoever brings more has to wait as well
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingParams:
-    """How a completion is sampled: all that changes its text, and so a part of its key.
+class Row(NamedTuple):
+    """One sample of a prompt: a completion to keep, or how it failed."""
 
-    `max_tokens` in tokens; `temperature` 0 is greedy; `seed` 0 is the first pool of samples, another
-    one a pool of its own.
-    """
-
-    max_tokens: int
-    temperature: float = 0.0
-    top_p: float = 1.0
-    stop: tuple[str, ...] = ()
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """What a backend returned for one request. An `error` was not paid for and is not stored."""
-
-    text: str
-    finish_reason: FinishReason
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    error: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One completion to ask for: sample `sample` of `prompt`.
-
-    A prompt is a tuple of turns, the first and the last the user's, those between by turns the
-    model's own and the user's. A completion model reads them joined, a chat model as messages.
-    """
-
-    prompt: tuple[str, ...]
-    sample: int = 0
-
-    def key(self, model: str, params: str) -> bytes:
-        """The hash of everything that decides the text; `model` and `params` as `canonical` JSON."""
-        return hashlib.sha256(canonical([model, params, self.sample, *self.prompt]).encode()).digest()
-
-    def seed(self, params: SamplingParams) -> int:
-        """A seed of 31 bits for this sample, the same in every run, order and batch."""
-        content = canonical([params.seed, self.sample, *self.prompt])
-        return int.from_bytes(hashlib.sha256(content.encode()).digest()[:4]) >> 1
-
-
-def canonical(value: object) -> str:
-    """JSON with sorted keys, so equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One stored completion with the request it answers."""
-
+    pool: Pool
     key: bytes
-    model: str
-    params: str
-    request: Request
+    prompt: tuple[str, ...]
+    sample: int
     completion: Completion
+
+
+class Mark(NamedTuple):
+    """That all `samples` of a question are here, as a `job` needs them; none: that it goes on later."""
+
+    job: bytes
+    key: bytes
+    samples: int
 
 
 class Store:
     """A SQLite file of completions, safe against a kill at any moment and for several processes.
 
-    Raises `DataError` if the file is not a store, or is damaged.
+    Raises `DataError` if the file is not a store, is damaged, or is of a newer version.
     """
 
     def __init__(self, path: Path, read_only: bool = False) -> None:
         self.path = path
-        self._lock: FileLock | None = None
-        self._owner = uuid.uuid4().hex
-        with _errors_named(path):
-            if read_only:
-                if not path.is_file():
-                    raise DataError(f"{path}: no such store. Check the path, or make it with `cotdistill generate`.")
-                # In a folder that cannot be written only an immutable file opens, and it must have no
-                # rows in a write-ahead log, where a live or a killed writer leaves them.
-                alone = "" if path.with_name(f"{path.name}-wal").exists() else "&immutable=1"
-                self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro{alone}", uri=True)
-            else:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                # The writer thread uses it too, and nobody else while it does.
-                self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-            try:
-                if not read_only:
-                    tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master")}
-                    if tables and "completions" not in tables:
-                        raise sqlite3.DatabaseError("it is a database of something else")
-                    self._db.execute("PRAGMA journal_mode=WAL")
-                    self._db.execute("PRAGMA synchronous=FULL")
-                    self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
-                    self._db.executescript(SCHEMA)
-                self._db.execute("SELECT key FROM completions LIMIT 1").fetchone()
-            except BaseException:
-                self._db.close()
-                raise
+        with errors_named(path):
+            self._db = open_to_read(path) if read_only else open_store(path)
 
     def __enter__(self) -> Store:
         return self
@@ -161,150 +77,226 @@ class Store:
 
     def close(self) -> None:
         """Give back this process's claims and close the file."""
-        if self._lock is not None:
-            with suppress(sqlite3.Error):  # a claim that stays is freed with the lock
-                self._db.execute("DELETE FROM claims WHERE owner = ?", (self._owner,))
-            self._lock.release()
-            Path(self._lock.lock_file).unlink(missing_ok=True)
-            self._lock = None
+        if "_claims" in self.__dict__:
+            os.close(self._claims)
+            del self._claims
         self._db.close()
 
     def __len__(self) -> int:
-        with _errors_named(self.path):
-            count: int = self._db.execute("SELECT count(*) FROM completions").fetchone()[0]
+        count: int = self._query("SELECT count(*) FROM completions")[0][0]
         return count
 
-    def read(self, keys: Iterable[bytes]) -> dict[bytes, Completion]:
-        """The completions of those `keys` that are stored."""
-        query = "SELECT text, finish_reason, prompt_tokens, completion_tokens FROM completions WHERE key = ?"
+    def samples(self, key: bytes) -> dict[int, Completion]:
+        """The stored completions of a prompt, by sample. Raises `DataError` for one that was damaged."""
+        rows = self._query(
+            "SELECT sample, text, finish_reason, prompt_tokens, completion_tokens, served, checksum "
+            "FROM completions JOIN prompts ON prompt = id WHERE key = ? ORDER BY sample",
+            key,
+        )
         found = {}
-        with _errors_named(self.path):
-            for key in keys:
-                if row := self._db.execute(query, (key,)).fetchone():
-                    found[key] = Completion(*row)
+        for sample, text, reason, prompt_tokens, completion_tokens, served, checksum in rows:
+            if checksum_of(key, sample, text, reason, prompt_tokens, completion_tokens, served) != checksum:
+                raise DataError(
+                    f"{self.path}: the completion of key {key.hex()}, sample {sample}, is damaged: its checksum "
+                    "is another.\nTake the file from a backup, or delete that row to buy it again."
+                )
+            found[sample] = Completion(text, reason, prompt_tokens, completion_tokens, served=served)
         return found
 
-    def write(self, rows: Sequence[Row]) -> None:
-        """Store `rows`; on the disk when this returns. A key that is there already stays as it is."""
-        now = time.time()
-        values = [
-            (
-                *(row.key, row.model, row.params, canonical(row.request.prompt), row.request.sample),
-                *(row.completion.text, row.completion.finish_reason),
-                *(row.completion.prompt_tokens, row.completion.completion_tokens, now),
-            )
-            for row in rows
-        ]
-        with self._transaction():
-            self._db.executemany(
-                "INSERT OR IGNORE INTO completions (key, model, params, prompt, sample, text, finish_reason, "
-                "prompt_tokens, completion_tokens, created) VALUES (?,?,?,?,?,?,?,?,?,?)",
-                values,
-            )
-            self._db.executemany("DELETE FROM claims WHERE key = ?", [(row.key,) for row in rows])
+    def known(self, keys: Sequence[bytes]) -> set[bytes]:
+        """Those of the `keys` that have any completion."""
+        query = f"SELECT key FROM prompts WHERE key IN ({', '.join('?' * len(keys))})"  # noqa: S608 - question marks
+        return {key for (key,) in self._query(query, *keys)}
+
+    def failures(self, key: bytes) -> dict[int, str]:
+        """How the last try of a prompt's missing samples failed, by sample."""
+        return dict(self._query("SELECT sample, error FROM failures WHERE key = ?", key))
+
+    def finished(self, job: bytes, samples: int) -> set[bytes]:
+        """The keys of a job's questions that have at least so many samples: nothing of them need be read."""
+        return {key for (key,) in self._query("SELECT key FROM finished WHERE job = ? AND samples >= ?", job, samples)}
+
+    def forget_finished(self, job: bytes) -> None:
+        """Drop a job's marks, as where rows were lost since."""
+        with errors_named(self.path):
+            self._db.execute("DELETE FROM finished WHERE job = ?", (job,))
+
+    def write(self, items: Sequence[Row | Mark]) -> None:
+        """Store `items`; on the disk when this returns. A sample that is there already stays as it is."""
+        with errors_named(self.path):
+            _write(self._db, items)
 
     @contextmanager
-    def writer(self, committed: Callable[[int], object]) -> Iterator[Callable[[Row], None]]:
-        """A function that stores a row soon, in a thread; `committed` hears how many are on the disk.
+    def writer(
+        self, committed: Callable[[Sequence[Row | Mark]], object] = lambda items: None
+    ) -> Iterator[Callable[[Row | Mark], None]]:
+        """A function that stores an item soon, in a thread; `committed` hears there what is on the disk.
 
         What arrives while one commit waits for the disk goes into the next: many a commit under load,
         and none that waits for company. All is on the disk when the block ends, however it ends.
         """
-        rows: SimpleQueue[Row | None] = SimpleQueue()
+        queue: SimpleQueue[Row | Mark | None] = SimpleQueue()
+        failed: list[BaseException] = []
 
         def work() -> None:
-            row = rows.get()
-            while row is not None:
-                batch = [row]
-                while not rows.empty() and len(batch) < ROWS_A_COMMIT and (row := rows.get()) is not None:
-                    batch.append(row)
-                self.write(batch)
-                committed(len(batch))
-                if row is not None:
-                    row = rows.get()
-
-        with ThreadPoolExecutor(1, thread_name_prefix="store") as pool:
-            working = pool.submit(work)
-
-            def put(row: Row) -> None:
-                if working.done():
-                    working.result()  # raises what stopped it, such as a full disk
-                rows.put(row)
-
             try:
-                yield put
-            finally:
-                rows.put(None)
-            working.result()
+                with errors_named(self.path):
+                    db = connect(self.path)
+                    try:
+                        item = queue.get()
+                        while item is not None:
+                            batch = [item]
+                            while (
+                                not queue.empty() and len(batch) < ROWS_A_COMMIT and (item := queue.get()) is not None
+                            ):
+                                batch.append(item)
+                            _write(db, batch)
+                            committed(batch)
+                            if item is not None:
+                                item = queue.get()
+                    finally:
+                        db.close()
+            except BaseException as error:  # noqa: BLE001 - raised where the rows come from
+                failed.append(error)
 
-    def claim(self, keys: Sequence[bytes]) -> set[bytes]:
-        """Those of the `keys` that this process may buy now; another live process holds the rest."""
-        with self._transaction():
-            if self._lock is None:  # inside: another process must not find the file before it is locked
-                self._lock = FileLock(self._owner_file(self._owner))
-                self._lock.acquire()
-            self._free_dead_claims()
-            self._db.executemany("INSERT OR IGNORE INTO claims VALUES (?, ?)", [(key, self._owner) for key in keys])
-            mine = {key for (key,) in self._db.execute("SELECT key FROM claims WHERE owner = ?", (self._owner,))}
-        # Another process may have stored a key, and so given up its claim, since the caller looked.
-        return mine.intersection(keys) - self.read(keys).keys()
+        def put(item: Row | Mark) -> None:
+            while queue.qsize() > ROWS_WAITING and not failed:
+                time.sleep(0.001)
+            if failed:
+                raise failed[0]  # such as a full disk
+            queue.put(item)
 
-    def unclaim(self) -> None:
-        """Give back every claim of this process, as after an error or a Ctrl-C."""
-        with _errors_named(self.path):
-            self._db.execute("DELETE FROM claims WHERE owner = ?", (self._owner,))
+        thread = threading.Thread(target=work, name="store")
+        thread.start()
+        try:
+            yield put
+        finally:
+            queue.put(None)
+            thread.join()
+        if failed:
+            raise failed[0]
+
+    def claim(self, key: bytes) -> bool:
+        """Whether this process may buy what is missing of a prompt; False while another one does."""
+        with errors_named(self.path):
+            return _lock(self._claims, key, take=True)
+
+    def unclaim(self, keys: Iterable[bytes]) -> None:
+        """Give back what was claimed."""
+        with errors_named(self.path):
+            for key in keys:
+                _lock(self._claims, key, take=False)
+
+    @cached_property
+    def _claims(self) -> int:
+        """The file whose bytes are locked; it is always empty, and stays."""
+        return os.open(f"{self.path}-claims", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def models(self) -> list[dict[str, str]]:
         """The identities of the models whose completions are here."""
-        with _errors_named(self.path):
-            return [json.loads(model) for (model,) in self._db.execute("SELECT DISTINCT model FROM completions")]
+        return [json.loads(model) for (model,) in self._query("SELECT DISTINCT model FROM pools")]
 
     def params(self, identity: Mapping[str, str]) -> list[str]:
         """The sampling parameters, as JSON, that a model was asked with."""
-        query = "SELECT DISTINCT params FROM completions WHERE model = ?"
-        with _errors_named(self.path):
-            return [params for (params,) in self._db.execute(query, (identity_text(identity),))]
+        return [p for (p,) in self._query("SELECT params FROM pools WHERE model = ?", identity_text(identity))]
 
-    def _owner_file(self, owner: str) -> str:
-        return f"{self.path}.owner-{owner}"
+    def served(self, identity: Mapping[str, str]) -> dict[str, int]:
+        """How many completions of a model came under each name that the server gave itself."""
+        query = (
+            "SELECT served, count(*) FROM completions "
+            "JOIN prompts ON prompt = prompts.id JOIN pools ON pool = pools.id "
+            "WHERE model = ? AND served != '' GROUP BY served"
+        )
+        return dict(self._query(query, identity_text(identity)))
 
-    def _free_dead_claims(self) -> None:
-        alive = [self._owner]
-        for file in self.path.parent.glob(f"{glob.escape(self.path.name)}.owner-*"):
-            owner = file.name.rpartition("-")[2]
-            if owner == self._owner:
-                continue
-            lock = FileLock(file)
-            try:
-                with lock.acquire(timeout=0):
-                    file.unlink(missing_ok=True)
-            except Timeout:
-                alive.append(owner)
-        claimers = self._db.execute("SELECT DISTINCT owner FROM claims").fetchall()
-        dead = [owner for owner in claimers if owner[0] not in alive]
-        self._db.executemany("DELETE FROM claims WHERE owner = ?", dead)
+    def _query(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with errors_named(self.path):
+            return self._db.execute(query, values).fetchall()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """BEGIN IMMEDIATE, so that a reader that turns writer cannot find the file changed under it."""
-        with _errors_named(self.path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:  # SQLite rolls back by itself where the disk is full
-                    self._db.execute("ROLLBACK")
-                raise
+
+def _write(db: sqlite3.Connection, items: Sequence[Row | Mark]) -> None:
+    now = time.time()
+    rows = [item for item in items if isinstance(item, Row)]
+    good = [row for row in rows if row.completion.finish_reason != "error"]
+    bad = [
+        (r.key, r.sample, r.completion.error, r.completion.reply, now)
+        for r in rows
+        if r.completion.finish_reason == "error"
+    ]
+    marks = [item for item in items if isinstance(item, Mark) and item.samples]
+    # BEGIN IMMEDIATE, so that a reader that turns writer cannot find the file changed under it.
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        pools = {(row.pool.model, row.pool.params) for row in good}
+        db.executemany("INSERT OR IGNORE INTO pools (model, params) VALUES (?, ?)", pools)
+        ids = {
+            pool: db.execute("SELECT id FROM pools WHERE (model, params) = (?, ?)", pool).fetchone()[0]
+            for pool in pools
+        }
+        prompts = {r.key: (r.key, ids[r.pool.model, r.pool.params], turns_text(r.prompt)) for r in good}
+        _insert(db, "INSERT OR IGNORE INTO prompts (key, pool, turns) VALUES", "(?, ?, ?)", prompts.values())
+        _insert(
+            db,
+            "INSERT OR IGNORE INTO completions VALUES",
+            "((SELECT id FROM prompts WHERE key = ?), ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(r.key, *values, checksum_of(r.key, *values), now) for r in good for values in (_values(r),)],
+        )
+        if good and db.execute("SELECT 1 FROM failures LIMIT 1").fetchone():
+            db.executemany("DELETE FROM failures WHERE key = ? AND sample = ?", [(r.key, r.sample) for r in good])
+        _insert(db, "INSERT OR REPLACE INTO failures VALUES", "(?, ?, ?, ?, ?)", bad)
+        _insert(db, "INSERT OR REPLACE INTO finished VALUES", "(?, ?, ?)", marks)
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:  # SQLite rolls back by itself where the disk is full
+            db.execute("ROLLBACK")
+        raise
+
+
+def _insert(db: sqlite3.Connection, statement: str, row: str, rows: Iterable[tuple[object, ...]]) -> None:
+    """Insert many rows by few statements.
+
+    Not executemany: that takes and gives back the interpreter's lock for each row, and with a busy
+    thread beside it waits for it each time.
+    """
+    rows = list(rows)
+    while rows:
+        size = next(size for size in (64, 16, 4, 1) if size <= len(rows))  # few, so that SQLite knows them prepared
+        db.execute(f"{statement} {', '.join([row] * size)}", [value for row in rows[:size] for value in row])
+        rows = rows[size:]
+
+
+def _values(row: Row) -> tuple[int, str, FinishReason, int, int, str]:
+    c = row.completion
+    return row.sample, c.text, c.finish_reason, c.prompt_tokens, c.completion_tokens, c.served
+
+
+def _lock(file: int, key: bytes, take: bool) -> bool:
+    """Lock or free the byte of `file` that stands for `key`; False where another process holds it.
+
+    Open-file-description locks where there are any: a plain one is lost when any other descriptor
+    of the file closes, and two stores in one process would share it.
+    """
+    place = int.from_bytes(key[:8]) >> 2
+    try:
+        if sys.platform == "linux":
+            kind = fcntl.F_WRLCK if take else fcntl.F_UNLCK
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack("hhqqi", kind, os.SEEK_SET, place, 1, 0))
+        else:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB if take else fcntl.LOCK_UN, 1, place)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
 
 
 @contextmanager
-def _errors_named(path: Path) -> Iterator[None]:
+def errors_named(path: Path) -> Iterator[None]:
     """What SQLite and the file system say, as a `DataError` that names the store."""
     try:
         yield
     except UnicodeEncodeError as error:
         raise DataError(f"{path}: a completion holds half a character ({error.reason}), which is not text.") from None
+    except DataError as error:
+        raise error if str(path) in str(error) else DataError(f"{path}: {error}") from None
     except (sqlite3.OperationalError, OSError) as error:
         raise DataError(
             f"{path}: the store cannot be used ({error}).\nCheck the path, the disk and the rights."
@@ -314,8 +306,3 @@ def _errors_named(path: Path) -> Iterator[None]:
             f"{path}: not a cotdistill store, or damaged ({error}).\n"
             "Move it away to start a new one; `sqlite3 FILE .recover` may save its rows."
         ) from None
-
-
-def identity_text(identity: Mapping[str, str]) -> str:
-    """A backend's identity as it stands in the store and in keys."""
-    return canonical(dict(identity))

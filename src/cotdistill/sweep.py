@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cotdistill import progress
-from cotdistill.config import QUICKSTART, Config, make_config, read_yaml
+from cotdistill.config import QUICKSTART, Config, make_config
+from cotdistill.config_file import read_yaml
 from cotdistill.errors import ConfigError, CotdistillError
 from cotdistill.pipeline import STAGES, run, write_json
 from cotdistill.records import to_json

@@ -19,6 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from cotdistill.completions import canonical
 from cotdistill.config import StudentConfig
 from cotdistill.errors import ConfigError, DataError
 from cotdistill.models import (
@@ -32,7 +33,6 @@ from cotdistill.models import (
     model_identity,
 )
 from cotdistill.records import Pair
-from cotdistill.store import canonical
 
 if TYPE_CHECKING:
     from cotdistill.trainer import Example

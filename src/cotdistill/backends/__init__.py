@@ -6,13 +6,14 @@ completion as it ends. Opening one costs nothing: models load and connections op
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from cotdistill.budget import Budget, Price
+from cotdistill.completions import Completion, Request
 from cotdistill.config import LimitsConfig, TeacherConfig
 from cotdistill.errors import ConfigError
-from cotdistill.store import Completion, Request, SamplingParams
 
 
 class Backend(Protocol):
@@ -23,13 +24,13 @@ class Backend(Protocol):
         """What decides the text besides the request: model, revision, endpoint, prompt form."""
         ...
 
-    def generate(
-        self, requests: Sequence[Request], params: SamplingParams
-    ) -> Generator[tuple[int, Completion], None, None]:
-        """Yield (position in `requests`, completion) as each one ends, in any order, each once.
+    def generate(self, requests: Iterator[Request | None]) -> Generator[tuple[Request, int, Completion], None, None]:
+        """Yield (request, sample, completion) as each one ends, in any order, each sample once.
 
-        A request that failed for good is a completion of finish reason "error". Raises `BackendError`
-        where no request can succeed: a wrong key, a model that is not there, a dead server.
+        `requests` is read as there is room. None from it means that there is nothing now, but may be
+        when something has been yielded: a second prompt waits for the first's text. A sample that failed
+        for good is a completion of finish reason "error". Raises `BackendError` where no request can
+        succeed: a wrong key, a model that is not there, a dead server.
         """
         ...
 
@@ -37,8 +38,17 @@ class Backend(Protocol):
 RECORDED = Path(__file__).parent.parent / "recorded" / "word_problems.sqlite"
 
 
-def open_backend(teacher: TeacherConfig, limits: LimitsConfig) -> Backend:
-    """The backend that a teacher section describes."""
+def open_backend(
+    teacher: TeacherConfig,
+    limits: LimitsConfig,
+    budget: Budget | None = None,
+    price: Price | None = None,
+    journal: Path = Path("batches.jsonl"),
+) -> Backend:
+    """The backend that a teacher section describes, with what it may spend, at its price.
+
+    `journal` is the file in which batches are noted.
+    """
     if teacher.backend == "recorded":
         from cotdistill.backends.recorded import RecordedBackend
 
@@ -49,6 +59,21 @@ def open_backend(teacher: TeacherConfig, limits: LimitsConfig) -> Backend:
         from cotdistill.backends.transformers import TransformersBackend
 
         return TransformersBackend(teacher.model, teacher.api == "chat", teacher.system, teacher.batch_size)
+    if teacher.mode == "batch":
+        from cotdistill.backends.batch import BatchBackend
+
+        return BatchBackend(
+            teacher.model,
+            teacher.base_url,
+            journal,
+            teacher.api_key.get_secret_value(),
+            teacher.api,
+            teacher.system,
+            limits.timeout,
+            limits.retries,
+            budget=budget,
+            price=price,
+        )
     from cotdistill.backends.openai import OpenAIBackend
 
     return OpenAIBackend(
@@ -57,7 +82,7 @@ def open_backend(teacher: TeacherConfig, limits: LimitsConfig) -> Backend:
         teacher.api_key.get_secret_value(),
         teacher.api,
         teacher.system,
-        limits.concurrency,
-        limits.timeout,
-        limits.retries,
+        limits,
+        budget,
+        price,
     )

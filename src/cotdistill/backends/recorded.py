@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
+from cotdistill.completions import Completion, Pool, Request, SamplingParams
 from cotdistill.errors import BackendError, ConfigError
-from cotdistill.store import Completion, Request, SamplingParams, Store, canonical, identity_text
+from cotdistill.store import Store
 
 
 class RecordedBackend:
@@ -36,22 +37,19 @@ class RecordedBackend:
             )
         return found[0]
 
-    def generate(
-        self, requests: Sequence[Request], params: SamplingParams
-    ) -> Generator[tuple[int, Completion], None, None]:
+    def generate(self, requests: Iterator[Request | None]) -> Generator[tuple[Request, int, Completion], None, None]:
         """Raises `BackendError` at the first request that was not recorded."""
-        if not requests:
-            return
-        model, params_text = identity_text(self.identity), canonical(asdict(params))
-        keys = [request.key(model, params_text) for request in requests]
         with Store(self.path, read_only=True) as store:
-            found = store.read(keys)
-            if missing := [key for key in keys if key not in found]:
-                raise self._not_recorded(store, len(missing), len(keys), params)
-        for position, key in enumerate(keys):
-            yield position, found[key]
+            for request in requests:
+                if request is None:  # all is answered at once: what it waits for has been yielded
+                    continue
+                found = store.samples(Pool(self.identity, request.params).key(request.prompt))
+                for sample in request.samples:
+                    if sample not in found:
+                        raise self._not_recorded(store, request.params)
+                    yield request, sample, found[sample]
 
-    def _not_recorded(self, store: Store, missing: int, asked: int, params: SamplingParams) -> BackendError:
+    def _not_recorded(self, store: Store, params: SamplingParams) -> BackendError:
         recorded = [json.loads(text) for text in store.params(self.identity)]
         wanted = asdict(params) | {"stop": list(params.stop)}
         # The first and the second prompt are asked differently: compare with the nearest of those recorded.
@@ -60,6 +58,6 @@ class RecordedBackend:
         others = [f"{key}={wanted[key]} (recorded: {value})" for key, value in nearest.items()]
         why = "; ".join(others) or "other questions, or more samples, than were recorded"
         return BackendError(
-            f"{missing} of {asked} completions are not in {self.path.name}: {why}.\n"
+            f"completions are not in {self.path.name}: {why}.\n"
             "A recorded teacher cannot be asked anew: change the config back, or set teacher.backend to a live one."
         )

@@ -6,16 +6,19 @@ batch (as far as the kernels round alike).
 
 from __future__ import annotations
 
+import itertools
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from cotdistill.completions import Completion, Request, SamplingParams
 from cotdistill.models import LoadedModel, encode_turns, load_model, model_identity
-from cotdistill.store import Completion, Request, SamplingParams
 
 if TYPE_CHECKING:
     import torch
+
+REQUESTS_AT_ONCE = 4096  # sorted by length together
 
 
 class TransformersBackend:
@@ -39,25 +42,32 @@ class TransformersBackend:
     def loaded(self) -> LoadedModel:
         return load_model(self.model)
 
-    def generate(
-        self, requests: Sequence[Request], params: SamplingParams
-    ) -> Generator[tuple[int, Completion], None, None]:
+    def generate(self, requests: Iterator[Request | None]) -> Generator[tuple[Request, int, Completion], None, None]:
+        """Many at a time, those sampled in one way together."""
+        while waiting := list(itertools.islice(iter(lambda: next(requests, None), None), REQUESTS_AT_ONCE)):
+            for params in dict.fromkeys(request.params for request in waiting):
+                yield from self._sample([request for request in waiting if request.params == params], params)
+
+    def _sample(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[tuple[Request, int, Completion]]:
         """Longest prompts first: too little memory shows at once, and batches hold few pads."""
-        if not requests:
-            return
-        encoded = [self._encode(request) for request in requests]
         room = getattr(self.loaded.model.config, "max_position_embeddings", sys.maxsize)
         if not self.loaded.seq2seq:  # where prompt and completion share the positions
             room -= params.max_tokens
-        order = sorted(range(len(requests)), key=lambda i: -len(encoded[i]))
-        while order and len(encoded[order[0]]) > room:
-            too_long = order.pop(0)
-            reason = f"the prompt has {len(encoded[too_long])} tokens, and the model room for {room}"
-            yield too_long, Completion("", "error", error=reason)
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            seeds = [requests[i].seed(params) for i in batch]
-            yield from zip(batch, self._complete([encoded[i] for i in batch], seeds, params), strict=True)
+        rows: list[tuple[list[int], Request, int]] = []
+        for request in requests:
+            ids = self._encode(request)
+            rows += ((ids, request, sample) for sample in request.samples)
+        rows.sort(key=lambda row: -len(row[0]))
+        while rows and len(rows[0][0]) > room:
+            ids, request, sample = rows.pop(0)
+            reason = f"the prompt has {len(ids)} tokens, and the model room for {room}"
+            yield request, sample, Completion("", "error", error=reason)
+        for start in range(0, len(rows), self.batch_size):
+            batch = rows[start : start + self.batch_size]
+            seeds = [request.seed(sample) for _, request, sample in batch]
+            completions = self._complete([ids for ids, _, _ in batch], seeds, params)
+            for (_, request, sample), completion in zip(batch, completions, strict=True):
+                yield request, sample, completion
 
     def _encode(self, request: Request) -> list[int]:
         return encode_turns(self.loaded.tokenizer, request.prompt, self.chat, self.system)

@@ -1,0 +1,53 @@
+"""What a number was measured on, the cores of client and server, and memory in use."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+
+def describe() -> str:
+    """Two lines: when, on what hardware and Python, and by which command."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    fields = dict(line.replace("\t", "").split(":", 1) for line in lines if ":" in line)
+    flags = set(fields.get("flags", "").split()) & {"avx512f", "avx512_bf16", "amx_bf16"}
+    chip = ", ".join([fields.get("model name", platform.processor()).strip(), *sorted(flags)])
+    return (
+        f"{datetime.now(UTC):%d %B %Y, %H:%M} UTC; {os.cpu_count()} cores ({chip}), load {os.getloadavg()[0]:.1f} at "
+        f"the start; {platform.system()} {platform.release()}; Python {platform.python_version()}\n"
+        f"`python {shlex.join(sys.argv)}`"
+    )
+
+
+def cores() -> tuple[int | None, int | None]:
+    """A core for the client and another for the server; None where there are not two, or no way to choose."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None, None
+    usable = sorted(os.sched_getaffinity(0))
+    return (usable[0], usable[-1]) if len(usable) > 1 else (None, None)
+
+
+def settle(core: int | None) -> None:
+    """Keep this process to one `core`, and put it before others there, where the system allows that."""
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+        with suppress(PermissionError):
+            os.nice(-10)
+
+
+def resident(peak: bool = False) -> float:
+    """MB of this process in memory: now, or the most since its start or `reset_peak`. Linux only."""
+    field = "VmHWM:" if peak else "VmRSS:"  # not ru_maxrss: a child begins with its parent's
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024 / 1e6
+
+
+def reset_peak() -> None:
+    """Count the peak from here on: https://docs.kernel.org/filesystems/proc.html, clear_refs."""
+    Path("/proc/self/clear_refs").write_text("5")

@@ -1,0 +1,355 @@
+"""The files and batches endpoints of an OpenAI-compatible server.
+
+    server = BatchServer("https://api.openai.com/v1", key)
+    file_id = await server.upload(file)
+    batch = await server.create(file_id, "/v1/chat/completions", nonce)
+    async for lines in server.lines(batch["output_file_id"]): ...
+
+What may pass is tried again here; what may not is a `BackendError`, a `Refused` where the server says so.
+https://platform.openai.com/docs/api-reference/batch
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import re
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import IO, Any, TypeVar
+from urllib.parse import quote
+
+import aiohttp
+import orjson
+
+from cotdistill.backends.wire import (
+    MAX_REPLY_BYTES,
+    RETRIED,
+    Transient,
+    advice,
+    authorization,
+    checked_key,
+    clean,
+    host_of,
+    is_loopback,
+    retry_after,
+    server_message,
+)
+from cotdistill.errors import BackendError
+
+MAX_LINE_BYTES = 16 * 2**20
+CHUNK_BYTES = 2**18
+SLOWEST = 16 * 2**10  # bytes a second that a file must come or go at, when `timeout` has passed
+CONNECT_SECONDS = 10.0
+FIRST_TRIES = 3  # for a server that has never answered
+BACKOFF_SECONDS, BACKOFF_CAP = 0.5, 30.0
+MAX_SILENT = 60  # looks at a batch, of which most are a minute apart
+MAX_PAGES = 1000
+NONCE = "cotdistill"  # the key of a batch's metadata under which it stands
+# A fresh file is not known to all of a server at once.
+FILE_TO_COME = re.compile(r"(?i)(cannot|can't|could not) find file|file.{0,80}(not (found|ready|yet)|pending)")
+NO_BATCHES = "Check teacher.base_url (it should end in /v1); not every server has the files and batches endpoints."
+
+T = TypeVar("T")
+Body = Callable[[], AsyncIterator[bytes]]
+
+
+class Refused(BackendError):
+    """The server answered a call with a `status` that another try does not change."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class BatchServer:
+    """Its calls; `timeout` in seconds for one attempt, of a file for one that does not move.
+
+    Raises `ConfigError` for a `base_url` or key that cannot work, and `BackendError` for a key that
+    would cross a network in the clear.
+    """
+
+    def __init__(self, base_url: str, api_key: str = "", timeout: float = 120, retries: int = 6) -> None:
+        self.base_url = base_url.rstrip("/")
+        self.timeout = timeout
+        self.retries = retries
+        self._api_key = checked_key(api_key, base_url)
+        self._loopback = is_loopback(host_of(base_url))
+        self._reached = False  # any reply has come
+        self._silent = 0  # looks at a batch in a row that brought no reply
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        if self._session:
+            await self._session.close()
+            self._session = None
+
+    async def upload(self, file: IO[bytes]) -> str:
+        """The id of a new input file with the content of `file`."""
+        mark = secrets.token_hex(16)
+        head = (
+            f'--{mark}\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+            f'--{mark}\r\nContent-Disposition: form-data; name="file"; filename="batch.jsonl"\r\n'
+            "Content-Type: application/jsonl\r\n\r\n"
+        ).encode()
+        tail = f"\r\n--{mark}--\r\n".encode()
+        size = file.seek(0, 2)
+
+        async def parts() -> AsyncIterator[bytes]:
+            yield head
+            file.seek(0)
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+            yield tail
+
+        headers = {
+            "Content-Type": f"multipart/form-data; boundary={mark}",
+            "Content-Length": str(len(head) + size + len(tail)),
+        }
+
+        async def once() -> str:
+            reply = await self._call("POST", "/files", parts, headers, self.timeout + size / SLOWEST)
+            if not isinstance(file_id := reply.get("id"), str):
+                raise Transient("the reply to an upload has no file id")
+            return file_id
+
+        return await self._tried(once)
+
+    async def create(self, file_id: str, endpoint: str, nonce: str, settle: float) -> dict[str, Any]:
+        """Make a batch of an uploaded file, once: where a reply was lost, the batch is looked for.
+
+        `settle` are the seconds that the server may take to list it.
+        """
+        content = orjson.dumps(
+            {
+                "input_file_id": file_id,
+                "endpoint": endpoint,
+                "completion_window": "24h",
+                "metadata": {NONCE: nonce},
+            }
+        )
+
+        async def parts() -> AsyncIterator[bytes]:
+            yield content
+
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(content))}
+        for attempt in itertools.count():
+            try:
+                return await self._batch("POST", "/batches", parts, headers)
+            except Transient as error:
+                error.wait = max(error.wait, settle)
+                await self._pause(attempt, error)
+            except Refused as error:
+                if not FILE_TO_COME.search(str(error)) or attempt >= self.retries:
+                    raise
+                await self._pause(attempt, Transient(str(error)))
+            if found := await self.find(file_id, nonce):
+                return found
+        raise AssertionError
+
+    async def find(self, file_id: str, nonce: str) -> dict[str, Any] | None:
+        """The batch that was made of a file, if there is one."""
+        after = ""
+        for _ in range(MAX_PAGES):
+            page = await self._tried(partial(self._call, "GET", f"/batches?limit=100{after}"))
+            data = page.get("data")
+            batches: list[dict[str, Any]] = list(filter(_is_batch, data)) if isinstance(data, list) else []
+            for batch in batches:
+                metadata = batch.get("metadata")
+                named = isinstance(metadata, dict) and metadata.get(NONCE) == nonce
+                if named or batch.get("input_file_id") == file_id:
+                    return batch
+            last = after
+            if batches:
+                after = f"&after={quote(batches[-1]['id'], safe='')}"
+            if not page.get("has_more") or after == last:
+                return None
+        return None
+
+    async def batch(self, batch_id: str) -> dict[str, Any] | None:
+        """A batch as it stands; None while the server is away, which a day's wait must bear, up to an hour."""
+        once = partial(self._batch, "GET", f"/batches/{quote(batch_id, safe='')}")
+        try:
+            batch = await (once() if self._reached else self._tried(once))
+        except Transient as error:
+            self._silent += 1
+            if self._silent >= MAX_SILENT:
+                raise self._given_up(error, self._silent) from None
+            await asyncio.sleep(error.wait)
+            return None
+        self._silent = 0
+        return batch
+
+    async def lines(self, file_id: str) -> AsyncGenerator[list[bytes], None]:
+        """The lines of a file as they come, some at a time; from the start again where it broke off.
+
+        A line over 16 MB is left out. Raises `Refused` where the file is not there.
+        """
+        attempt = farthest = 0
+        while True:
+            received = 0
+            try:
+                async for chunk, lines in self._lines(file_id):
+                    received += chunk
+                    yield lines
+                return
+            except Transient as error:
+                attempt = 0 if received > farthest else attempt + 1
+                farthest = max(farthest, received)
+                await self._pause(attempt, error)
+            except Refused as error:
+                if error.status != 404 or attempt >= self.retries:
+                    raise
+                await self._pause(attempt, Transient(str(error)))  # it may be so new that not all know of it
+                attempt += 1
+
+    async def _lines(self, file_id: str) -> AsyncGenerator[tuple[int, list[bytes]], None]:
+        """(bytes received, the lines that they end) of a file."""
+        async with self._sent("GET", f"/files/{quote(file_id, safe='')}/content") as response:
+            now = asyncio.get_running_loop().time
+            rest, skipping = b"", False
+            left = self.timeout  # seconds of waiting; what the reader takes between is its own affair
+            while True:
+                began = now()
+                async with _failures_named(self._api_key, left):
+                    chunk = await response.content.read(CHUNK_BYTES)
+                left = min(left + len(chunk) / SLOWEST - (now() - began), self.timeout)
+                *lines, rest = (rest + chunk).split(b"\n")
+                if lines and skipping:
+                    del lines[0]
+                    skipping = False
+                if len(rest) > MAX_LINE_BYTES:
+                    rest, skipping = b"", True
+                yield len(chunk), lines if chunk else [*lines, b"" if skipping else rest]
+                if not chunk:
+                    return
+
+    async def _tried(self, once: Callable[[], Awaitable[T]]) -> T:
+        """What `once` brings, tried again as often as it may be."""
+        for attempt in itertools.count():
+            try:
+                return await once()
+            except Transient as error:
+                await self._pause(attempt, error)
+        raise AssertionError
+
+    async def _batch(self, method: str, path: str, *rest: Any) -> dict[str, Any]:
+        if not _is_batch(batch := await self._call(method, path, *rest)):
+            raise Transient("the reply is no batch")
+        return batch
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: Body | None = None,
+        headers: Mapping[str, str] | None = None,
+        seconds: float = 0,
+    ) -> dict[str, Any]:
+        """The JSON object that one attempt at a call brings, in so many seconds (0: `timeout`)."""
+        async with self._sent(method, path, body, headers, seconds) as response:
+            reply = await self._read(response)
+        try:
+            value = orjson.loads(reply)
+        except orjson.JSONDecodeError as error:
+            raise Transient(f"the reply is not JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise Transient("the reply is not a JSON object")
+        return value
+
+    @asynccontextmanager
+    async def _sent(
+        self,
+        method: str,
+        path: str,
+        body: Body | None = None,
+        headers: Mapping[str, str] | None = None,
+        seconds: float = 0,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A response of status 2xx, whose content is still to be read."""
+        url = self.base_url + path
+        async with _failures_named(self._api_key, seconds or self.timeout):
+            response = await self._http().request(
+                method, url, data=body and body(), headers=headers, allow_redirects=False
+            )
+        try:
+            self._reached = True
+            if not 200 <= response.status < 300:
+                raise self._failure(url, response, await self._read(response))
+            yield response
+        finally:
+            response.close()
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        reply = bytearray()
+        async with _failures_named(self._api_key, self.timeout):
+            async for chunk in response.content.iter_chunked(2**16):
+                reply += chunk
+                if len(reply) > MAX_REPLY_BYTES:
+                    raise Transient(f"the reply is over {MAX_REPLY_BYTES >> 20} MB")
+        return bytes(reply)
+
+    def _failure(self, url: str, response: aiohttp.ClientResponse, reply: bytes) -> Exception:
+        status = response.status
+        message = f"HTTP {status}: {clean(server_message(reply), self._api_key)}"
+        if 300 <= status < 400:
+            place = clean(response.headers.get("Location", "nowhere"), self._api_key)
+            message = f"HTTP {status}, the server redirects to {place}."
+            advised = "Set teacher.base_url to the address it should be; redirects are not followed."
+        elif not (advised := NO_BATCHES if status in (404, 405) else advice(status, reply) or ""):
+            if status in RETRIED or status >= 500:
+                return Transient(message, retry_after(response.headers))
+            advised = "Check the teacher section of the config."
+        return Refused(f"{url}: {message}\n{advised}", status)
+
+    def _http(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            headers = {"Accept-Encoding": "identity"}
+            if self._api_key:
+                headers["Authorization"] = authorization(self._api_key)
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(force_close=True),  # a minute between two calls outlives a kept one
+                headers=headers,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+                # A proxy of the environment, but never between here and here: it would see the key.
+                trust_env=not self._loopback,
+            )
+        return self._session
+
+    async def _pause(self, attempt: int, failure: Transient) -> None:
+        """Wait before another attempt; raises `BackendError` where there were enough."""
+        if failure.unreachable and not self._reached and attempt + 1 >= min(FIRST_TRIES, self.retries + 1):
+            raise BackendError(f"no server answers at {self.base_url} ({failure}).\nStart it, or set teacher.base_url.")
+        if attempt >= self.retries:
+            raise self._given_up(failure, attempt + 1)
+        # Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+        backoff = random.uniform(0, min(BACKOFF_CAP, BACKOFF_SECONDS * 2 ** min(attempt, 10)))
+        await asyncio.sleep(max(failure.wait, backoff))
+
+    def _given_up(self, failure: Transient, times: int) -> BackendError:
+        return BackendError(
+            f"{self.base_url}: {failure}, {times} times in a row.\n"
+            "Run the same command again when it is better: what was submitted is noted."
+        )
+
+
+@asynccontextmanager
+async def _failures_named(key: str, seconds: float) -> AsyncIterator[None]:
+    """What the network does to a block, as a `Transient`; it has so many seconds."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except aiohttp.ClientConnectionError as error:
+        raise Transient(clean(str(error), key), unreachable=True) from None
+    except TimeoutError:
+        raise Transient(f"no whole reply within {max(seconds, 0):.3g} s") from None
+    except aiohttp.ClientError as error:
+        raise Transient(f"broken reply: {clean(str(error), key)}") from None
+
+
+def _is_batch(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("id"), str) and isinstance(value.get("status"), str)
