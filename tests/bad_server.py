@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from fake_server import answer, share
@@ -106,6 +107,11 @@ async def chunks(asked: Asked) -> AsyncIterator[bytes]:
         yield b"100000\r\n" + b" " * MEGABYTE + b"\r\n"
 
 
+@cache
+def bomb() -> bytes:
+    return gzip.compress(bytes(256 * MEGABYTE), 1)
+
+
 CUT = b""  # after it the connection is closed
 # What each fault sends: bytes at once, or in its own time.
 FAULTS: dict[str, Callable[[Asked], bytes | AsyncIterator[bytes]]] = {
@@ -116,7 +122,7 @@ FAULTS: dict[str, Callable[[Asked], bytes | AsyncIterator[bytes]]] = {
     "chunks": chunks,
     "headers": headers,
     "header": header,
-    "bomb": lambda a: http(gzip.compress(bytes(1024 * MEGABYTE), 1), "200 OK", "Content-Encoding: gzip"),
+    "bomb": lambda a: http(bomb(), "200 OK", "Content-Encoding: gzip"),
     "dropped": lambda a: CUT,
     "short_body": lambda a: http(a.right[: len(a.right) // 2], length=len(a.right)),
     "garbage": lambda a: b"\x16\x03\x01 not HTTP at all\r\n\r\n",

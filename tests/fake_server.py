@@ -16,6 +16,7 @@ import hashlib
 import re
 import socket
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -32,7 +33,7 @@ class FakeServer:
         self.batches = FakeBatches(flags)
 
     def app(self) -> web.Application:
-        app = web.Application()
+        app = web.Application(client_max_size=2**26)
         app.router.add_post("/v1/completions", self.handle)
         app.router.add_post("/v1/chat/completions", self.handle)
         app.router.add_get("/stats", self.stats)
@@ -192,7 +193,10 @@ def main() -> None:
     parser.add_argument("--refuse", default="", help="n,seed,max_tokens: what it answers 400 to")
     parser.add_argument("--bomb", action="store_true", help="every reply is 64 MB of zeros, gzipped")
     FakeBatches.add_flags(parser)
+    parser.add_argument("--reply-file", type=Path, help="the text of this file to every prompt")
     flags = parser.parse_args()
+    if flags.reply_file:
+        flags.reply = flags.reply_file.read_bytes().decode()
     with socket.create_server(("127.0.0.1", flags.port), backlog=1024) as listening:
         print(listening.getsockname()[1], flush=True)
         web.run_app(FakeServer(flags).app(), sock=listening, print=lambda *_: None, access_log=None)

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from cotdistill.answers import PAPER, TYPED, AnswerType
-from cotdistill.config import CurateConfig, load_quickstart, parse_overrides
+from cotdistill.config import CurateConfig, load_quickstart
+from cotdistill.config_file import parse_overrides
 from cotdistill.curate import DROPPED, Curated, answer_pairs, curate, without_leaked
 from cotdistill.errors import DataError
 from cotdistill.methods import METHODS, Method, teacher_method
@@ -304,7 +305,8 @@ PEAK = """
 import resource, sys
 from pathlib import Path
 from cotdistill.answers import TYPED
-from cotdistill.config import CurateConfig, load_quickstart, parse_overrides
+from cotdistill.config import CurateConfig, load_quickstart
+from cotdistill.config_file import parse_overrides
 from cotdistill.curate import curate
 from cotdistill.methods import METHODS
 from cotdistill.records import Question

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +24,10 @@ import pytest
 
 from asking import ask as ask_backend
 from cotdistill.backends.openai import OpenAIBackend
+from cotdistill.budget import Budget
 from cotdistill.completions import Completion, Request, SamplingParams
 from cotdistill.config import LimitsConfig
+from cotdistill.errors import BackendError
 from cotdistill.generate import generate
 from cotdistill.methods import METHODS
 from cotdistill.records import Generation, Question
@@ -119,3 +130,545 @@ def test_peer_table_length_is_told_and_never_taken_as_whole(store: Store) -> Non
         assert server.stats()["requests"] == 100
     assert [g.finish_reason for g in found].count("length") == cut > 0
     assert all((g.text == right(i)) == (g.finish_reason == "stop") for i, g in enumerate(found))
+
+
+# The command line, in a process of its own.
+
+
+def configure(folder: Path, base_url: str, n: int = 200, **teacher: Any) -> Path:
+    """A config of `n` questions of one sample each, in `folder`; the key is the environment's."""
+    rows = [{"question": q.text, "answer": q.answer} for q in questions(n)]
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = {
+        "name": "r",
+        "runs": str(folder / "runs"),
+        "task": {"data": str(folder / "data.jsonl"), "answer_type": "number", "test": 1, "test_fraction": 0.01},
+        "teacher": {
+            "model": "fake",
+            "base_url": base_url,
+            "api_key": "${CANARY}",
+            "style": "one_step",
+            "samples": 1,
+            **teacher,
+        },
+        "evaluate": {"methods": ["fine_tune_cot"]},
+    }
+    (folder / "run.yaml").write_text(json.dumps(config))  # JSON is YAML
+    return folder / "run.yaml"
+
+
+def command(config: Path, *words: str) -> list[str]:
+    debug = [word for word in words if word == "--debug"]
+    return [sys.executable, "-m", "cotdistill", *debug, "generate", str(config), *(w for w in words if w != "--debug")]
+
+
+def environment(**more: str) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    return {**clean, "CANARY": KEY, **more}
+
+
+def run_cli(config: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(config, *words), env=environment(**env), capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ("401 Unauthorized", "HTTP 401: [key] is wrong\nCheck teacher.api_key."),
+        ("403 Forbidden", "HTTP 403: [key] is wrong\nCheck teacher.api_key, and what it may use."),
+        ("404 Not Found", "HTTP 404: [key] is wrong\nCheck teacher.base_url (it should end in /v1) and teacher.model."),
+        ("400 Bad", "HTTP 400: [key] is wrong\nNo request was accepted. Check the teacher section of the config."),
+        ("402 Pay", "HTTP 402: [key] is wrong\nCheck the credit of the account behind teacher.api_key."),
+        ("307 Elsewhere", "the server redirects to http://127.0.0.1:1/[key]"),
+    ],
+)
+def test_f4_what_no_request_can_pass_ends_the_run_at_once(status: str, said: str, tmp_path: Path) -> None:
+    flags = ("--fault", "status", "--status", status, "--message", f"{KEY} is wrong", "--latency", "0.05")
+    with bad_server(*flags, "--location", f"http://127.0.0.1:1/{KEY}") as server:
+        config = configure(tmp_path, server.base_url)
+        done = run_cli(config)
+        assert server.stats()["requests"] <= 3
+    assert (done.returncode, done.stdout) == (5, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert KEY not in done.stderr
+
+
+def test_f4_a_refusal_of_several_samples_at_once_is_told_from_one_of_everything() -> None:
+    with bad_server("--fault", "status", "--status", "400 Bad", "--latency", "0.05") as server:
+        with pytest.raises(BackendError, match="No request was accepted"):
+            ask(server, requests(50, (0, 1, 2, 3)))
+        assert server.stats()["requests"] <= 4
+    with bad_server("--fault", "no_n", "--latency", "0.05") as server:
+        found = ask(server, requests(50, (0, 1, 2, 3)))
+        assert {c.finish_reason for c in found} == {"stop"}
+        assert server.stats()["requests"] <= 200 + 3
+
+
+def test_f4_one_refused_prompt_does_not_end_several_samples_for_the_others() -> None:
+    with bad_server("--fault", "status:0.05", "--status", "400 Bad", "--good-first", "5") as server:
+        found = ask(server, requests(100, (0, 1, 2, 3)))
+        stats = server.stats()
+    assert stats["requests"] == 100
+    assert [c.finish_reason for c in found].count("error") == 4 * stats["faults"]["status"] > 0
+
+
+@pytest.mark.parametrize("status", ["408 Slow", "500 Oh", "502 Bad", "503 Busy", "504 Slow", "529 Busy"])
+def test_f4_what_passes_is_tried_again(status: str) -> None:
+    with bad_server("--fault", "status:0.2", "--status", status) as server:
+        found = ask(server, requests(40))
+        stats = server.stats()
+    assert [c.text for c in found] == [right(i) for i in range(40)]
+    assert stats["requests"] == 40 + stats["faults"]["status"]
+
+
+@pytest.mark.parametrize(
+    ("value", "least"),
+    [("1", 1.0), (formatdate(time.time() - 1000, usegmt=True), 0.0), ("-5", 0.0), ("nan", 0.0), ("soon", 0.0)],
+)
+def test_f4_retry_after_is_kept_where_it_makes_sense(value: str, least: float) -> None:
+    with bad_server("--fault", "status:0.1", "--status", "429 Busy", "--retry-after", value) as server:
+        start = time.monotonic()
+        found = ask(server, requests(30))
+        seconds = time.monotonic() - start
+        assert server.stats()["faults"]["status"] > 0
+    assert [c.text for c in found] == [right(i) for i in range(30)]
+    assert least <= seconds < least + 15
+
+
+@pytest.mark.parametrize("value", ["1e9", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_f4_an_absurd_retry_after_holds_back_no_other_request(value: str) -> None:
+    with bad_server("--fault", "status:0.1", "--status", "429 Busy", "--retry-after", value) as server:
+        stream = backend_of(server, concurrency=8).generate(iter(requests(100)))
+        start = time.monotonic()
+        seen = list(itertools.islice(stream, 85))
+        stream.close()
+    assert time.monotonic() - start < 20
+    assert {completion.finish_reason for *_, completion in seen} == {"stop"}
+
+
+@pytest.mark.slow
+def test_f4_an_absurd_retry_after_is_capped() -> None:
+    with bad_server("--fault", "status:0.3", "--status", "429 Busy", "--retry-after", "1e9") as server:
+        start = time.monotonic()
+        found = ask(server, requests(8))
+        assert 60 <= time.monotonic() - start < 200
+    assert {c.finish_reason for c in found} == {"stop"}
+
+
+@pytest.mark.parametrize("concurrency", [64, None])
+def test_f4_a_429_storm_ends_no_run_and_the_server_is_used(concurrency: int | None) -> None:
+    rate, n = 60, 240
+    with bad_server("--rate-limit", str(rate), "--burst", "2", "--latency", "0.05") as server:
+        found = ask(server, requests(n), concurrency=concurrency)
+        stats = server.stats()
+    assert {c.finish_reason for c in found} == {"stop"}
+    assert stats["faults"]["busy"] > 10
+    times = stats["times"]
+    used = (n - 1 - rate) / (times[-1] - times[rate]) / rate  # after the first second
+    print(f"a server of {rate} requests a second, concurrency {concurrency}: {used:.2f} of it used")
+    assert used >= 0.6
+
+
+# F5: what a server may send instead of an answer, and how much of it is taken.
+
+MEMORY = """
+import json, resource, sys
+from cotdistill.backends.openai import OpenAIBackend
+from cotdistill.completions import Request, SamplingParams
+from cotdistill.config import LimitsConfig
+limits = LimitsConfig(timeout=float(sys.argv[2]), retries=0, concurrency=4)
+backend = OpenAIBackend("fake", sys.argv[1], limits=limits)
+asked = [Request((f"What is {i} plus 7?",), SamplingParams(32)) for i in range(int(sys.argv[3]))]
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+import cotdistill.backends.flight
+before = peak()
+errors = sorted({completion.error for _, _, completion in backend.generate(iter(asked))})
+print(json.dumps({"errors": errors, "megabytes": peak() - before}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("huge", "the reply is over 16 MB"),
+        ("chunks", "the reply is over 16 MB"),
+        ("bomb", "the reply is over 16 MB"),
+        ("headers", "broken reply: "),
+        ("header", "broken reply: "),
+        ("garbage", "broken reply: "),
+        ("short_body", "broken reply: "),
+        ("drip", "no whole reply within 1 s"),
+        ("hang", "no whole reply within 1 s"),
+    ],
+)
+def test_f5_no_reply_takes_more_time_or_memory_than_it_may(fault: str, said: str) -> None:
+    timeout, n = ("1", "4") if fault in ("drip", "hang") else ("30", "12")
+    with bad_server("--fault", fault, "--good-first", "1") as server:
+        start = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", MEMORY, server.base_url, timeout, n], capture_output=True, text=True, check=True
+        )
+        assert time.monotonic() - start < 30
+    found = json.loads(done.stdout)
+    wanted = [error for error in found["errors"] if error]
+    assert wanted
+    assert all(error.startswith(said) for error in wanted)
+    assert all(len(error) < 300 and error.isprintable() for error in wanted)
+    assert found["megabytes"] < 4 * 16 * 2 + 50
+
+
+def test_f5_no_redirect_is_followed_with_the_key() -> None:
+    with (
+        bad_server() as elsewhere,
+        bad_server(
+            "--fault", "status", "--status", "307 Go", "--location", elsewhere.base_url + "/chat/completions"
+        ) as server,
+    ):
+        with pytest.raises(BackendError, match="redirects are not followed"):
+            ask(server, requests(20), api_key=KEY)
+        assert elsewhere.stats()["requests"] == 0
+        assert server.stats()["keys"] == [f"Bearer {KEY}"]
+
+
+# F6: replies of status 200 that hold no answer, or not the one that was asked for.
+
+
+@pytest.mark.parametrize(
+    ("fault", "said", "tries"),
+    [
+        ("truncated", "the reply is not JSON", 2),
+        ("schema", "the reply has no completion", 2),
+        ("no_message", "the reply has no completion", 2),
+        ("list", "the reply has no completion", 2),
+        ("empty", "empty completion", 2),
+        ("null", "empty completion", 2),
+        ("nan", "the reply is not JSON", 2),
+        ("twice", "the reply is not JSON: a key stands twice", 2),
+        ("choices_twice", "the reply is not JSON: a key stands twice", 2),
+        ("surrogate", "the reply is not JSON", 2),
+        ("not_utf8", "the reply is not JSON", 2),
+        ("no_word", "cut before its first word. Raise teacher.max_tokens", 1),
+        ("refusal", "the model refuses: [31mI will not: [key]", 1),
+        ("filter", "the server's content filter held the text back", 1),
+    ],
+)
+def test_f6_what_is_no_answer_is_never_stored_as_one(fault: str, said: str, tries: int, store: Store) -> None:
+    with bad_server("--fault", fault, "--message", KEY) as server:
+        (failed,) = ask_stored(server, 1, store, retries=1, api_key=KEY)
+        assert server.stats()["requests"] == tries
+    assert (failed.text, failed.finish_reason) == ("", "error")
+    assert said in failed.error
+    assert len(store) == 0
+    ((error, body),) = failures(store)
+    assert error == failed.error
+    assert len(body) > 20
+    assert KEY.encode() not in body
+    with bad_server("--port", str(server.port)) as server:  # asked again by the next run, which forgets the failure
+        assert [g.text for g in ask_stored(server, 1, store)] == [right(0)]
+    assert failures(store) == []
+
+
+def test_f6_each_of_several_samples_is_its_own(store: Store) -> None:
+    """Whatever their order; those left out are asked for again, and those too many are not taken."""
+    with bad_server() as server:
+        expected = ask_stored(server, 20, store, samples=4)
+        assert server.stats()["requests"] == 20
+    for i, fault in enumerate(("reversed:0.5", "more:0.5", "fewer:0.5")):
+        with bad_server("--fault", fault) as server, Store(store.path.with_name(f"{i}.sqlite")) as another:
+            found = ask_stored(server, 20, another, samples=4)
+            assert len(another) == 80
+            assert sum(server.stats()["faults"].values()) > 0
+        assert [(g.text, g.finish_reason) for g in found] == [(g.text, g.finish_reason) for g in expected]
+        assert not [g for g in found if "999" in g.text]
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("fewer", "the server gave 3 of 4 samples of a request: from now on one each."),
+        ("more", "warning: the server gave 5 samples where 4 were asked for."),
+    ],
+)
+def test_f6_another_number_of_choices_is_said_once(
+    fault: str, said: str, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with bad_server("--fault", fault) as server:
+        ask_stored(server, 20, store, samples=4)
+    assert len(store) == 80
+    assert capsys.readouterr().err.count(said) == 1
+
+
+def test_f7_a_lost_reply_is_paid_twice_and_stored_once(store: Store) -> None:
+    budget = Budget()
+    with bad_server("--fault", "dropped:0.2", "--good-first", "3") as server:
+        found = list(generate(questions(60), backend_of(server, budget=budget), DIRECT, store))
+        stats = server.stats()
+    lost = stats["faults"]["dropped"]
+    assert lost > 0
+    assert [g.text for g in found] == [right(i) for i in range(60)]
+    assert len(store) == 60
+    assert budget.spent.requests == stats["requests"] == 60 + lost
+    assert budget.spent.tokens >= stats["tokens"]  # what a lost one cost is not known: counted at its most
+
+
+def test_f22_a_model_that_changes_in_a_run_is_said_and_counted(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with bad_server("--change-after", "30") as server:
+        backend = backend_of(server, concurrency=1)
+        assert len(list(generate(questions(50), backend, DIRECT, store))) == 50
+    said = capsys.readouterr().err
+    assert said.count("warning: the server says that it is fake-2 now, and was fake-1.") == 1
+    assert store.served(backend.identity) == {"fake-1": 30, "fake-2": 20}
+
+
+def test_f22_another_model_or_prompt_is_asked_anew_beside_the_old_rows(store: Store) -> None:
+    with bad_server() as server:
+        for options in ({}, {"model": "other"}, {"system": "Be brief."}, {}):
+            backend = OpenAIBackend(**{"model": "fake", "base_url": server.base_url, **options})  # type: ignore[arg-type]
+            list(generate(questions(10), backend, DIRECT, store))
+        list(generate(questions(10), backend, METHODS["fine_tune_cot"], store))
+        assert server.stats()["requests"] == len(store) == 40
+    assert len(store.models()) == 3
+
+
+# F23: what the machine and the network lack.
+
+FEW_FILES = """
+import os, resource, sys
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+held = [os.open(os.devnull, os.O_RDONLY) for _ in range(int(sys.argv[3]))]
+from cotdistill.backends.openai import OpenAIBackend
+from cotdistill.budget import Amount, Budget
+from cotdistill.config import LimitsConfig
+from cotdistill.generate import generate
+from cotdistill.methods import METHODS
+from cotdistill.records import Question
+from cotdistill.store import Store
+folder = Path(sys.argv[2])
+budget = Budget(Amount(5000, 1e9, 1e9), folder / "spent.json")
+backend = OpenAIBackend("fake", sys.argv[1], limits=LimitsConfig(concurrency=256), budget=budget)
+questions = [Question(str(i), f"What is {i} plus 7?", str(i + 7)) for i in range(600)]
+with Store(folder / "store.sqlite") as store:
+    found = list(generate(questions, backend, METHODS["zero_shot"], store))
+assert [g.text for g in found] == [f" {i} plus 7 is {i} + 7 = {i + 7}." for i in range(600)]
+print(budget.spent.requests)
+"""
+
+
+@pytest.mark.parametrize("held", [0, 18])
+def test_f23_few_files_mean_fewer_requests_at_once(held: int, tmp_path: Path) -> None:
+    """Also where so many are open already that the limit comes sooner than it was reckoned with."""
+    with bad_server("--latency", "0.02") as server:
+        done = subprocess.run(
+            [sys.executable, "-c", FEW_FILES, server.base_url, str(tmp_path), str(held)],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        stats = server.stats()
+    assert done.returncode == 0, done.stderr
+    assert stats["requests"] == 600
+    assert 4 <= stats["most_at_once"] <= 45
+
+
+def test_f23_a_host_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
+    start = time.monotonic()
+    done = run_cli(configure(tmp_path, "https://no-such-host.invalid/v1"))
+    assert done.returncode == 5
+    assert "cotdistill: no server answers at https://no-such-host.invalid/v1/chat/completions" in done.stderr
+    assert "Start it, or set teacher.base_url." in done.stderr
+    assert len(done.stderr.splitlines()) <= 3
+    assert time.monotonic() - start < 30
+
+
+def test_f23_a_server_that_has_only_ipv6_is_reached() -> None:
+    if not socket.has_ipv6:
+        pytest.skip("no IPv6 here")
+    with bad_server(host="::1") as server:
+        assert [c.text for c in ask(server, requests(5), api_key=KEY)] == [right(i) for i in range(5)]
+
+
+def test_f23_a_proxy_is_never_asked_for_loopback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login me password secret\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    with bad_server() as proxy, bad_server() as server:
+        for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        assert len(ask(server, requests(5), api_key=KEY)) == 5
+        assert proxy.stats()["requests"] == 0
+        # Another host is asked through it; what a .netrc says is nobody's business.
+        backend = OpenAIBackend("fake", "http://teacher.example/v1")
+        assert [c.text for c in ask_backend(backend, requests(5))] == [right(i) for i in range(5)]
+        seen = proxy.stats()
+    assert (seen["requests"], seen["keys"]) == (5, [""])
+    assert seen["paths"] == ["POST http://teacher.example/v1/chat/completions"]
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-signed one for 127.0.0.1, and its key."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(path)]
+    name = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    made = path.with_suffix(".crt")
+    subprocess.run([openssl, "req", "-x509", *key, *name, "-out", str(made)], check=True, capture_output=True)
+    path.write_text(path.read_text() + made.read_text())
+    return path
+
+
+def test_f23_a_certificate_that_cannot_be_trusted_ends_the_run_at_once(certificate: Path, tmp_path: Path) -> None:
+    with bad_server("--certificate", str(certificate)) as server:
+        config = configure(tmp_path, server.base_url.replace("http:", "https:"))
+        start = time.monotonic()
+        done = run_cli(config)
+        assert time.monotonic() - start < 20
+        trusted = run_cli(config, SSL_CERT_FILE=str(certificate.with_suffix(".crt")))
+    assert done.returncode == 5
+    assert "certificate verify failed" in done.stderr
+    assert "set SSL_CERT_FILE" in done.stderr
+    assert len(done.stderr.splitlines()) <= 4
+    assert trusted.returncode == 0, trusted.stderr
+
+
+def test_f23_https_to_a_server_without_is_said() -> None:
+    with start_server() as server:
+        backend = OpenAIBackend("fake", server.base_url.replace("http:", "https:"))
+        with pytest.raises(BackendError, match=r"teacher\.base_url is right to say https"):
+            ask_backend(backend, requests(5))
+
+
+def test_f23_the_key_is_not_sent_in_the_clear_to_another_host(tmp_path: Path) -> None:
+    done = run_cli(configure(tmp_path, "http://192.0.2.1/v1"))
+    assert done.returncode == 5
+    assert "an API key would cross the network unencrypted" in done.stderr
+
+
+# F15: the key is in the environment, and nowhere else.
+
+
+def everything(folder: Path) -> bytes:
+    return b"\n".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+@pytest.mark.parametrize(
+    ("flags", "words", "code"),
+    [
+        ((), (), 0),
+        (("--fault", "status", "--status", "401 No"), (), 5),
+        (("--fault", "status", "--status", "401 No"), ("--debug",), 1),
+        (("--fault", "status", "--status", "500 Oh"), ("limits.retries=0",), 0),
+        (("--fault", "status", "--status", "307 Go", "--location", f"http://{KEY}.example/"), ("--debug",), 1),
+        (("--fault", "refusal:0.3", "--fault", "garbage:0.2"), ("limits.retries=1",), 0),
+    ],
+)
+def test_f15_the_key_is_nowhere_but_in_the_environment(
+    flags: tuple[str, ...], words: tuple[str, ...], code: int, tmp_path: Path
+) -> None:
+    with bad_server("--message", f"{KEY} is not liked", "--latency", "0.05", *flags) as server:
+        config = configure(tmp_path, server.base_url, n=20)
+        with subprocess.Popen(
+            command(config, *words), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            line = b""
+            while not server.stats()["requests"] and process.poll() is None:
+                line = Path(f"/proc/{process.pid}/cmdline").read_bytes() if sys.platform == "linux" else b""
+                time.sleep(0.02)
+            out, err = process.communicate(timeout=60)
+        assert server.stats()["keys"] == [f"Bearer {KEY}"]
+    assert process.returncode == code, err.decode()
+    assert ("--debug" in words) == (b"Traceback" in err)
+    for place in (line, out, err, everything(tmp_path)):
+        assert KEY.encode() not in place
+    assert (tmp_path / "runs" / "store.sqlite").exists()
+
+
+def test_f15_a_crash_does_not_show_the_key(tmp_path: Path) -> None:
+    code = (
+        "import os, cotdistill.backends.flight as flight\n"
+        "from cotdistill.cli import main\n"
+        "def broken(*_): raise RuntimeError('a bug')\n"
+        "flight.read_reply = broken\n"
+        f"main(['generate', {str(tmp_path / 'run.yaml')!r}])"
+    )
+    with bad_server() as server:
+        configure(tmp_path, server.base_url, n=20)
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60, check=False
+        )
+    assert done.returncode == 1
+    assert "RuntimeError: a bug" in done.stderr
+    assert KEY not in done.stderr + done.stdout
+    assert KEY.encode() not in everything(tmp_path)
+
+
+# F2: Ctrl-C.
+
+
+@contextmanager
+def interrupted(server: Server, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A run that was asked to stop while requests are in flight."""
+    config = configure(folder, server.base_url, n=60)
+    with subprocess.Popen(
+        command(config, "limits.concurrency=4"),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            while server.stats()["requests"] < 12:
+                assert process.poll() is None
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            yield process
+        finally:
+            process.kill()
+
+
+def stored(folder: Path) -> int:
+    with Store(folder / "runs" / "store.sqlite") as store:
+        return len(store)
+
+
+def test_f2_ctrl_c_asks_nothing_more_and_keeps_what_is_in_flight(tmp_path: Path) -> None:
+    with bad_server("--latency", "0.6") as server:
+        with interrupted(server, tmp_path) as process:
+            time.sleep(0.1)
+            seen = server.stats()["requests"]
+            _, err = process.communicate(timeout=30)
+        assert server.stats()["requests"] == seen
+        assert process.returncode == 130
+        assert "stopping: waiting for 4 requests in flight. Ctrl-C again leaves them." in err
+        assert "interrupted. All that was answered is stored; the same command resumes." in err
+        assert "Traceback" not in err
+        assert stored(tmp_path) == seen
+        assert run_cli(tmp_path / "run.yaml", "limits.concurrency=64").returncode == 0
+        assert max(server.stats()["prompts"].values()) == 1  # nothing was bought twice
+
+
+def test_f2_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
+    with bad_server("--fault", "hang", "--good-first", "10") as server, interrupted(server, tmp_path) as process:
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        start = time.monotonic()
+        _, err = process.communicate(timeout=30)
+        assert time.monotonic() - start < 3  # about one, on a machine that is not busy
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert stored(tmp_path) == 10
+    with sqlite3.connect(tmp_path / "runs" / "store.sqlite") as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

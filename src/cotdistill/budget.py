@@ -60,7 +60,7 @@ class Budget:
     """
 
     def __init__(self, most: Amount = ENDLESS, path: Path | None = None) -> None:
-        self.most, self.path = most, path
+        self.most, self.path = ENDLESS if most == ENDLESS else most, path
         self.spent = self.held = NOTHING
         self.lost = NOTHING  # held by a run that was killed
         if path is not None and path.exists():
@@ -88,13 +88,15 @@ class Budget:
         There must be room too for what will come `after` it, and for what others are to `keep`. Raises
         `BudgetReached` where there is not so much left.
         """
+        if self.most is ENDLESS:
+            return True
         total = self.spent.plus(self.held).plus(amount)
         if not total.plus(after).plus(keep).at_most(self.most):
             if not self.spent.plus(amount).plus(after).at_most(self.most):
                 raise self.reached(amount.plus(after))
             return False
         self.held = self.held.plus(amount)
-        if self.most != ENDLESS and not total.at_most(self._on_disk):
+        if not total.at_most(self._on_disk):
             self.save(ahead=self.held)
         return True
 
@@ -103,15 +105,17 @@ class Budget:
         counted = Amount(*map(min, amount, self.lost))
         self.lost = self.lost.plus(counted, -1)
         self.spent = self.spent.plus(counted, -1)
-        self.held = self.held.plus(amount)
+        if self.most is not ENDLESS:
+            self.held = self.held.plus(amount)
 
     def settle(self, reserved: Amount, used: Amount) -> None:
         """A request has ended, and cost so much."""
-        self.held = self.held.plus(reserved, -1)
         self.spent = self.spent.plus(used)
-        more = self.most != ENDLESS and not self.spent.at_most(self._on_disk)  # than it could cost, by its server
+        if self.most is not ENDLESS:
+            self.held = self.held.plus(reserved, -1)
+        more = self.most is not ENDLESS and not self.spent.at_most(self._on_disk)  # than it could cost, by its server
         if more or time.monotonic() - self._saved_at > SAVE_SECONDS:
-            self.save(ahead=self.held if self.most != ENDLESS else NOTHING)
+            self.save(ahead=self.held)
 
     def save(self, ahead: Amount = NOTHING) -> None:
         """Write the file, with room for requests to come, so that not each of them waits for the disk."""

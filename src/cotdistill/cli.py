@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cotdistill.plan import Plan
 
 INTERRUPTED = 130
+MOST_SHOWN = 600  # characters of a line
 
 app = typer.Typer(
     name="cotdistill",
@@ -315,6 +316,11 @@ def show(results: list[Any], as_json: bool) -> None:
     Console().print(terminal_table(results))
 
 
+def fitted(line: str) -> str:
+    """A line of a message, without the middle where a path or a name in it is very long."""
+    return line if len(line) <= MOST_SHOWN else f"{line[: MOST_SHOWN // 2]} ... {line[-MOST_SHOWN // 3 :]}"
+
+
 def main(arguments: list[str] | None = None, leave: Callable[[int], None] = sys.exit) -> None:
     """Entry point: every error of ours ends as its message and exit code, traceback only under --debug."""
     words = sys.argv[1:] if arguments is None else arguments
@@ -326,7 +332,7 @@ def main(arguments: list[str] | None = None, leave: Callable[[int], None] = sys.
     except CotdistillError as error:
         if "--debug" in words:
             raise
-        typer.echo(f"cotdistill: {error}", err=True)
+        typer.echo("\n".join(map(fitted, f"cotdistill: {error}".split("\n"))), err=True)
         leave(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("cotdistill: interrupted. All that was answered is stored; the same command resumes.", err=True)

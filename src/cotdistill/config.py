@@ -9,17 +9,40 @@ from __future__ import annotations
 
 import copy
 import difflib
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from cotdistill.config_file import MAX_SHOWN, fill_secrets, read_yaml, set_value, shown
 from cotdistill.errors import ConfigError
 
 QUICKSTART = Path(__file__).parent / "quickstart.yaml"
+
+
+def _usable(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("a path cannot hold NUL")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ValueError("a path cannot hold half a character") from None
+    return path
+
+
+FilePath = Annotated[Path, AfterValidator(_usable)]
 
 
 class Section(BaseModel):
@@ -44,8 +67,8 @@ class TaskConfig(Section):
     exemplars: str | None = Field(
         None, description="for few_shot_cot: .jsonl of question, rationale, answer, or the task to take them from"
     )
-    data: Path | None = Field(None, description="your own .jsonl or .csv file")
-    test_data: Path | None = Field(None, description="a file of its own for testing; none: a split of data")
+    data: FilePath | None = Field(None, description="your own .jsonl or .csv file")
+    test_data: FilePath | None = Field(None, description="a file of its own for testing; none: a split of data")
     test_fraction: float = Field(0.3, gt=0, lt=1, description="share of data kept for testing")
     id: str | None = Field(None, description="column of a unique id; none: the line number")
     question: str = Field("question", description="column of the question")
@@ -89,7 +112,7 @@ class TeacherConfig(Section):
     api_key: SecretStr = Field(SecretStr(""), description="openai: ${OPENAI_API_KEY}; never written anywhere")
     api: Literal["chat", "completions"] = Field("chat", description="chat messages, or plain text to continue")
     system: str = Field("", description="a system message, chat only")
-    store: Path | None = Field(None, description="recorded: the store to read; none: the one in the package")
+    store: FilePath | None = Field(None, description="recorded: the store to read; none: the one in the package")
     price: PriceConfig | None = Field(None, description="USD for a million tokens, as {input: 0.5, output: 1.5}")
     mode: Literal["live", "batch"] = Field(
         "live", description="batch: openai's batch API, half the price, done within a day"
@@ -140,7 +163,9 @@ class CurateConfig(Section):
         "first", description="which of a question's are kept by dedup and per_question: by sample, or the shortest"
     )
     total: int = Field(0, ge=0, description="keep so many in all, drawn at random by the paper's rule; 0: no limit")
-    only: Path | None = Field(None, description="a file of question ids, one a line: keep rationales of these alone")
+    only: FilePath | None = Field(
+        None, description="a file of question ids, one a line: keep rationales of these alone"
+    )
 
     @field_validator("dedup", mode="before")
     @classmethod
@@ -204,8 +229,8 @@ class Config(Section):
     """A whole run."""
 
     name: str = Field("quickstart", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="of the run's folder")
-    runs: Path = Field(Path("runs"), description="the folder of all runs")
-    store: Path | None = Field(None, description="completions bought; none: RUNS/store.sqlite, shared by all runs")
+    runs: FilePath = Field(Path("runs"), description="the folder of all runs")
+    store: FilePath | None = Field(None, description="completions bought; none: RUNS/store.sqlite, shared by all runs")
     task: TaskConfig = TaskConfig()
     teacher: TeacherConfig = TeacherConfig()
     teachers: tuple[TeacherConfig, ...] = Field((), description="several; what one leaves out is as in teacher")

@@ -37,6 +37,17 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _whole_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    """None that is written in 5,000 hexadecimal digits: Python cannot even show it."""
+    value = int(loader.construct_yaml_int(node))
+    if abs(value) >= 2**63:
+        raise yaml.constructor.ConstructorError(None, None, "a number of more than 63 bits", node.start_mark)
+    return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises `ConfigError` that names file and line."""
     try:

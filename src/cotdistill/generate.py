@@ -175,6 +175,7 @@ class _Asking:
             elif self.asked:
                 yield None
             elif self.busy:
+                self.write(None)  # else nobody hears that the disk is full
                 time.sleep(COMMIT_SECONDS)
             elif self.later:
                 self.later, again = deque(), self.later

@@ -25,6 +25,7 @@ from cotdistill.readers import LONGEST, plain, read_number
 from cotdistill.reading import UNFINISHED
 
 SECONDS = 0.5  # of the processor, for one question to the worker; another process that is busy changes no answer
+TRIES = 2  # of a question on which the worker ends, as when somebody kills it or it crashes
 # Brackets in brackets, powers of powers and powers of four digits: no answer has them, and they take the longest.
 TOO_MUCH = re.compile(
     r"(?:[(\[{]\s*){20}|(?:\^|\*\*)[\s{(]*[0-9.]+[\s)}]*(?:\^|\*\*)|(?:\^|\*\*)[\s{(]*[0-9]{4}|[0-9]{60}"
@@ -84,16 +85,19 @@ def _ask(formulas: list[str]) -> bool:
     if importlib.util.find_spec("math_verify") is None:
         raise missing_extra("math-verify", "math")
     with _lock:
-        if _worker is None:
-            _worker = _start()
-        try:
-            reply = _exchange(_worker, json.dumps(formulas))
-        except BrokenPipeError:  # somebody else ended it
-            reply = ""
-        if not reply:
+        for _ in range(TRIES):
+            worker = _worker = _worker or _start()
+            try:
+                reply = _exchange(worker, json.dumps(formulas))
+            except BrokenPipeError:  # it ended before
+                reply = ""
+            if reply:
+                return reply == "true\n"
             _stop()
             _worker = _start()  # imports while the caller goes on
-        return reply == "true\n"
+            if worker.returncode == -signal.SIGPROF:  # its time was up, and would be again
+                break
+        return False
 
 
 def _start() -> subprocess.Popen[str]:

@@ -34,7 +34,7 @@ from cotdistill.budget import Budget
 from cotdistill.completions import canonical
 from cotdistill.config import Config
 from cotdistill.curate import Curated, answer_pairs, curate, usable, without_leaked
-from cotdistill.errors import BudgetReached, ConfigError
+from cotdistill.errors import BudgetReached, ConfigError, DataError
 from cotdistill.evaluate import evaluate, score, split_answer, verdict
 from cotdistill.generate import generate
 from cotdistill.methods import HUMAN, METHODS, Method, methods, teacher_method
@@ -152,14 +152,19 @@ def run(config: Config, until: Stage = "report") -> Run:
 def open_run(config: Config) -> Iterator[Run]:
     """The run of `config`, its folder locked by the kernel for this process, its config saved."""
     task = load_task(config.task)
-    config.folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(config.folder / ".lock")
     try:
+        config.folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         raise ConfigError(
             f"{config.folder}: another process is working on this run.\n"
             "Wait for it, or give this one another name: name=NAME."
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        raise DataError(
+            f"{config.folder}: the run cannot have its folder ({error}).\n"
+            "Check the path, the rights and the disk, or set runs=FOLDER; its file system must have locks."
         ) from None
     try:
         with Store(config.store_path) as store:

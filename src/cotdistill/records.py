@@ -139,18 +139,28 @@ def to_json(record: Any) -> dict[str, Any]:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[BinaryIO]:
-    """A file to write beside `path`, moved in when the block is done, so a cut write leaves the old file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """A file to write beside `path`, moved in when the block is done, so a cut write leaves the old file.
+
+    Raises `DataError` where it cannot be written, as on a full disk.
+    """
+    name = ""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         Path(name).chmod(0o644)
         Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink()
+    except BaseException as error:
+        if name:
+            Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise DataError(
+                f"{path}: cannot be written ({error.strerror or error}).\n"
+                "Check the path, the rights and the room on the disk; then run again."
+            ) from None
         raise
 
 

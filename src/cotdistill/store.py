@@ -13,6 +13,7 @@ store: `claim` gives a key to one of them, by a kernel lock that dies with its p
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -35,6 +36,7 @@ from cotdistill.records import FinishReason
 from cotdistill.schema import checksum_of, connect, open_store, open_to_read
 
 ROWS_A_COMMIT = 256
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # as over NFS without its lock daemon
 ROWS_WAITING = 4096  # for the disk, before whoever brings more has to wait as well
 
 
@@ -117,9 +119,13 @@ class Store:
         return {key for (key,) in self._query("SELECT key FROM finished WHERE job = ? AND samples >= ?", job, samples)}
 
     def forget_finished(self, job: bytes) -> None:
-        """Drop a job's marks, as where rows were lost since."""
+        """Drop a job's marks, as where rows were lost since, and make the indexes anew.
+
+        A row that only a damaged index does not find would be bought in each run, and be there.
+        """
         with errors_named(self.path):
             self._db.execute("DELETE FROM finished WHERE job = ?", (job,))
+            self._db.execute("REINDEX")
 
     def write(self, items: Sequence[Row | Mark]) -> None:
         """Store `items`; on the disk when this returns. A sample that is there already stays as it is."""
@@ -129,8 +135,10 @@ class Store:
     @contextmanager
     def writer(
         self, committed: Callable[[Sequence[Row | Mark]], object] = lambda items: None
-    ) -> Iterator[Callable[[Row | Mark], None]]:
+    ) -> Iterator[Callable[[Row | Mark | None], None]]:
         """A function that stores an item soon, in a thread; `committed` hears there what is on the disk.
+
+        It raises what stopped the thread, such as a full disk; with None it does that alone.
 
         What arrives while one commit waits for the disk goes into the next: many a commit under load,
         and none that waits for company. All is on the disk when the block ends, however it ends.
@@ -159,12 +167,13 @@ class Store:
             except BaseException as error:  # noqa: BLE001 - raised where the rows come from
                 failed.append(error)
 
-        def put(item: Row | Mark) -> None:
+        def put(item: Row | Mark | None) -> None:
             while queue.qsize() > ROWS_WAITING and not failed:
                 time.sleep(0.001)
             if failed:
-                raise failed[0]  # such as a full disk
-            queue.put(item)
+                raise failed[0]
+            if item is not None:
+                queue.put(item)
 
         thread = threading.Thread(target=work, name="store")
         thread.start()
@@ -194,7 +203,9 @@ class Store:
 
     def models(self) -> list[dict[str, str]]:
         """The identities of the models whose completions are here."""
-        return [json.loads(model) for (model,) in self._query("SELECT DISTINCT model FROM pools")]
+        found = self._query("SELECT DISTINCT model FROM pools")
+        with errors_named(self.path):
+            return [json.loads(model) for (model,) in found]
 
     def params(self, identity: Mapping[str, str]) -> list[str]:
         """The sampling parameters, as JSON, that a model was asked with."""
@@ -228,18 +239,26 @@ def _write(db: sqlite3.Connection, items: Sequence[Row | Mark]) -> None:
     db.execute("BEGIN IMMEDIATE")
     try:
         pools = {(row.pool.model, row.pool.params) for row in good}
-        db.executemany("INSERT OR IGNORE INTO pools (model, params) VALUES (?, ?)", pools)
+        db.executemany("INSERT INTO pools (model, params) VALUES (?, ?) ON CONFLICT (model, params) DO NOTHING", pools)
         ids = {
             pool: db.execute("SELECT id FROM pools WHERE (model, params) = (?, ?)", pool).fetchone()[0]
             for pool in pools
         }
         prompts = {r.key: (r.key, ids[r.pool.model, r.pool.params], turns_text(r.prompt)) for r in good}
-        _insert(db, "INSERT OR IGNORE INTO prompts (key, pool, turns) VALUES", "(?, ?, ?)", prompts.values())
+        # Not OR IGNORE: in a damaged file that would swallow a row whose id is taken, and buy it in each run.
         _insert(
             db,
-            "INSERT OR IGNORE INTO completions VALUES",
+            "INSERT INTO prompts (key, pool, turns) VALUES",
+            "(?, ?, ?)",
+            prompts.values(),
+            "ON CONFLICT (key) DO NOTHING",
+        )
+        _insert(
+            db,
+            "INSERT INTO completions VALUES",
             "((SELECT id FROM prompts WHERE key = ?), ?, ?, ?, ?, ?, ?, ?, ?)",
             [(r.key, *values, checksum_of(r.key, *values), now) for r in good for values in (_values(r),)],
+            "ON CONFLICT (prompt, sample) DO NOTHING",
         )
         if good and db.execute("SELECT 1 FROM failures LIMIT 1").fetchone():
             db.executemany("DELETE FROM failures WHERE key = ? AND sample = ?", [(r.key, r.sample) for r in good])
@@ -252,7 +271,9 @@ def _write(db: sqlite3.Connection, items: Sequence[Row | Mark]) -> None:
         raise
 
 
-def _insert(db: sqlite3.Connection, statement: str, row: str, rows: Iterable[tuple[object, ...]]) -> None:
+def _insert(
+    db: sqlite3.Connection, statement: str, row: str, rows: Iterable[tuple[object, ...]], conflict: str = ""
+) -> None:
     """Insert many rows by few statements.
 
     Not executemany: that takes and gives back the interpreter's lock for each row, and with a busy
@@ -261,7 +282,7 @@ def _insert(db: sqlite3.Connection, statement: str, row: str, rows: Iterable[tup
     rows = list(rows)
     while rows:
         size = next(size for size in (64, 16, 4, 1) if size <= len(rows))  # few, so that SQLite knows them prepared
-        db.execute(f"{statement} {', '.join([row] * size)}", [value for row in rows[:size] for value in row])
+        db.execute(f"{statement} {', '.join([row] * size)} {conflict}", [value for row in rows[:size] for value in row])
         rows = rows[size:]
 
 
@@ -285,6 +306,13 @@ def _lock(file: int, key: bytes, take: bool) -> bool:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB if take else fcntl.LOCK_UN, 1, place)
     except (BlockingIOError, PermissionError):
         return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise DataError(
+            f"its file system has no locks ({error.strerror}), so two processes could pay for the same.\n"
+            "Keep the store on a local disk: store=PATH."
+        ) from None
     return True
 
 

@@ -29,14 +29,14 @@ class Allowance:
 
     def later(self, request: Request, samples: Sequence[int]) -> Amount:
         """The most that the second prompts after a first may cost, about."""
-        if not request.follow_up or self.budget.most == ENDLESS:
+        if not request.follow_up or self.budget.most is ENDLESS:
             return NOTHING
         size = REQUEST_BYTES + len(request.prompt[0]) + TOKEN_BYTES * request.params.max_tokens
         return NOTHING.plus(self.most(size, request.follow_up), len(samples))
 
     def start(self, request: Request) -> None:
         """A second prompt is about to be asked: it has its promise until it takes it."""
-        if len(request.prompt) > 1:
+        if len(request.prompt) > 1 and self.budget.most is not ENDLESS:
             self.promised = self.promised.plus(self._own(request))
 
     def take(self, request: Request, most: Amount, later: Amount) -> bool:
@@ -44,6 +44,8 @@ class Allowance:
 
         Raises `BudgetReached`.
         """
+        if self.budget.most is ENDLESS:
+            return True
         second = len(request.prompt) > 1
         if not self.budget.reserve(most, later, NOTHING if second else self.promised):
             return False
@@ -53,16 +55,19 @@ class Allowance:
 
     def redeem(self, later: Amount) -> None:
         """A first prompt has its texts: what it was promised is for those that follow."""
-        self.redeemed = self.redeemed.plus(later)
+        if later is not NOTHING:
+            self.redeemed = self.redeemed.plus(later)
 
     def all_started(self) -> None:
         """All second prompts whose first has come have been started, with promises of their own."""
-        self.promised, self.redeemed = self.promised.plus(self.redeemed, -1), NOTHING
+        if self.redeemed is not NOTHING:
+            self.promised, self.redeemed = self.promised.plus(self.redeemed, -1), NOTHING
 
     def settle(self, most: Amount, used: Amount, later: Amount = NOTHING) -> None:
         """A try has ended; `later` will not follow."""
         self.budget.settle(most, used)
-        self.promised = self.promised.plus(later, -1)
+        if later is not NOTHING:
+            self.promised = self.promised.plus(later, -1)
 
     def _own(self, request: Request) -> Amount:
         return self.most(REQUEST_BYTES + sum(map(len, request.prompt)), request.params.max_tokens)

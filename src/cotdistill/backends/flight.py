@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import random
-import resource
 import time
-import urllib.request
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import orjson
 
 from cotdistill.backends.allowance import Allowance
+from cotdistill.backends.dialect import Dialect
+from cotdistill.backends.exchange import Exchange, free_files
 from cotdistill.backends.pace import Pace
 from cotdistill.backends.wire import (
     BUSY,
-    MAX_REPLY_BYTES,
     RETRIED,
     Reply,
     Transient,
     advice,
-    authorization,
-    body,
     clean,
     exhausted_for,
     kept,
@@ -41,17 +36,10 @@ from cotdistill.progress import say
 if TYPE_CHECKING:
     from cotdistill.backends.openai import OpenAIBackend
 
-CONNECT_SECONDS = 10.0
 FIRST_TRIES = 3  # for a server that has never answered
 GIVE_UP_AFTER = 20  # requests in a row that found no connection
 REFUSED_AT_FIRST = 3  # different prompts refused, none answered: the fault is in the config
 BACKOFF_SECONDS, BACKOFF_CAP = 0.5, 30.0
-MOST_SAMPLES = 16  # in one request
-SPARE_FILES = 32  # for the store, the run's files and the loop
-TLS_ADVICE = (
-    "Check that teacher.base_url is right to say https. For a certificate of your own authority, set SSL_CERT_FILE "
-    "to its file."
-)
 _END = object()
 
 Result = tuple[Request, int, Completion]
@@ -67,7 +55,7 @@ class Flight:
             self.limits.concurrency,
             self.limits.requests_per_minute,
             self.limits.tokens_per_minute,
-            most=max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_FILES),
+            most=free_files(),
         )
         self.allowance = Allowance(backend.budget, backend.price)
         self.tasks: set[asyncio.Task[None]] = set()
@@ -77,42 +65,26 @@ class Flight:
         self.exhausted = False
         self.stopped: BaseException | None = None
         self.spent: Amount | None = None  # what a first prompt would have taken of a budget that had not so much
-        self.reached = False  # any reply has come
         self.answers = 0  # replies with a completion
         self.refused: set[tuple[str, ...]] = set()  # prompts, before the first completion
         self.unreachable = 0  # requests given up in a row, for want of a connection
-        self.honours_n: bool | None = None  # not known yet
-        self.left_out: set[str] = set()  # fields that the server refuses
-        self.limit_field = "max_tokens"
-        self.served = ""
-        self.said: set[str] = set()
+        self.dialect = Dialect(backend)
 
     async def open(self) -> None:
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-        if self.backend.api_key:
-            headers["Authorization"] = authorization(self.backend.api_key)
         self.turn = asyncio.Lock()  # tries leave in the order in which they came
         self.change = asyncio.Event()  # a slot, or part of the budget, may be free
         self.wake = asyncio.Event()  # there is something to yield, or room
-        self.http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),  # Pace limits
-            headers=headers,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
-        )
-        # Those of the environment, but never between here and here: a proxy would see the key. Not by
-        # aiohttp's trust_env: that also reads ~/.netrc, and puts what it finds there in the key's place.
-        scheme, host = self.backend.scheme_and_host
-        direct = self.backend.loopback or urllib.request.proxy_bypass(host)
-        self.proxy = None if direct else urllib.request.getproxies().get(scheme)
+        self.exchange = Exchange(self.backend, self.pace.too_many)
 
     async def close(self) -> None:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
-        self.allowance.budget.save()
-        if hasattr(self, "http"):
-            await self.http.close()
+        try:
+            self.allowance.budget.save()
+        finally:
+            if hasattr(self, "exchange"):
+                await self.exchange.close()
 
     async def something(self) -> None:
         """Wait until there is something to yield, or room for a request."""
@@ -143,7 +115,7 @@ class Flight:
         if self.stopped is not None:
             return
         self.allowance.start(request)
-        together = MOST_SAMPLES if self.honours_n is not False and request.params.temperature > 0 else 1
+        together = self.dialect.at_once(request)
         for first in range(0, len(samples), together):
             asking = self.ask(request, samples[first : first + together])
             task = self.loop.create_task(asking)
@@ -176,7 +148,7 @@ class Flight:
             try:
                 reply = await self.once(request, samples)
             except Transient as error:
-                failure = error
+                failure = error.with_traceback(None)  # whose frames hold the reply
             except orjson.JSONEncodeError as error:  # a lone surrogate
                 return self.fail(request, samples, Transient(f"the prompt cannot be sent: {error}"))
             else:
@@ -184,7 +156,7 @@ class Flight:
                     self.take(request, samples, reply)
                 return None
             last = attempt >= self.limits.retries or time.monotonic() - started > self.limits.retry_seconds
-            if failure.unreachable and not self.reached and (last or attempt + 1 >= FIRST_TRIES):
+            if failure.unreachable and not self.exchange.reached and (last or attempt + 1 >= FIRST_TRIES):
                 raise BackendError(
                     f"no server answers at {self.backend.endpoint} ({failure}).\nStart it, or set teacher.base_url."
                 )
@@ -210,20 +182,9 @@ class Flight:
     def take(self, request: Request, samples: tuple[int, ...], reply: Reply) -> None:
         for sample, completion in zip(samples, reply.completions, strict=False):
             self.done.append((request, sample, completion))
-        if reply.choices < len(samples) and self.honours_n is None:
-            self.honours_n = False
-            self.say(f"the server gave {reply.choices} of {len(samples)} samples of a request: from now on one each.")
-        elif reply.choices == len(samples) > 1 and self.honours_n is None:
-            self.honours_n = True
-        elif reply.choices > len(samples):
-            self.say(f"warning: the server gave {reply.choices} samples where {len(samples)} were asked for.")
+        self.dialect.learn(len(samples), reply)
         if missing := samples[len(reply.completions) :]:
             self.start(request, missing)
-        served = next((c.served for c in reply.completions if c.served), "")
-        if served and served != self.served:
-            if self.served:
-                self.say(f"warning: the server says that it is {served} now, and was {self.served}.")
-            self.served = served
 
     def fail(self, request: Request, samples: tuple[int, ...], failure: Transient) -> None:
         """Give a request up, or everything, where the server is gone."""
@@ -239,9 +200,7 @@ class Flight:
 
     async def once(self, request: Request, samples: tuple[int, ...]) -> Reply | None:
         """One try. None where it was taken up again in another form."""
-        b = self.backend
-        fields = body(request, samples, b.model, b.chat, b.system, self.limit_field)
-        fields = {name: value for name, value in fields.items() if name not in self.left_out}
+        fields = self.dialect.fields(request, samples)
         content = orjson.dumps(fields)
         wanted = request.params.max_tokens * len(samples)
         most, later = self.allowance.most(len(content), wanted), self.allowance.later(request, samples)
@@ -253,9 +212,10 @@ class Flight:
         used = Amount(1)
         self.sending.add(task)
         try:
-            status, headers, reply = await self.post(content)
+            status, headers, reply = await self.exchange.post(content)
+            self.unreachable = 0
             if status == 200:
-                read = read_reply(reply, b.chat, len(samples), b.api_key)
+                read = read_reply(reply, self.backend.chat, len(samples), self.backend.api_key)
                 used = self.bill(read, most)
                 self.answers += 1
                 self.pace.answered()
@@ -317,7 +277,7 @@ class Flight:
     def bill(self, reply: Reply, most: Amount) -> Amount:
         """What a reply cost; where the server does not say, the most that it can have."""
         if reply.tokens == 0:
-            self.say("the server does not say how many tokens it used: each request counts at its most.")
+            self.dialect.say("the server does not say how many tokens it used: each request counts at its most.")
             return most
         prompt = sum(c.prompt_tokens for c in reply.completions)
         return Amount(1, reply.tokens, self.backend.price.of(prompt, reply.tokens - prompt))
@@ -348,7 +308,10 @@ class Flight:
         if status in RETRIED or not 400 <= status < 500:
             self.pace.pause(exhausted_for(headers))
             raise Transient(message, retry_after(headers), busy=status in BUSY, reply=reply)
-        if self.adapt(request, fields, message):
+        known = self.dialect.honours_n
+        if self.dialect.adapt(fields, message):
+            if known is False and "n" in fields:
+                self.refused.add(request.prompt)  # or something else is wrong
             self.start(request, samples)
             return None
         if not self.answers:
@@ -359,59 +322,3 @@ class Flight:
                 )
         self.fail(request, samples, Transient(message, reply=reply))
         return None
-
-    def adapt(self, request: Request, fields: Mapping[str, Any], message: str) -> bool:
-        """Leave out of the `fields` of a request what its refusal names, if that may be; whether it was in them."""
-        if "max_completion_tokens" in message and "max_tokens" in fields:
-            self.limit_field = "max_completion_tokens"  # as hosted reasoning models want it
-        elif "seed" in fields and "seed" in message.lower():
-            self.left_out.add("seed")
-            self.say("the server refuses a seed: samples are stored, but cannot be drawn again.")
-        elif fields.get("top_p") == 1 and "top_p" in message:
-            self.left_out.add("top_p")
-        elif "n" in fields and not self.honours_n:
-            if self.honours_n is None:
-                self.honours_n = False
-                self.say(f"the server refuses several samples of a request: from now on one each ({message}).")
-            else:
-                self.refused.add(request.prompt)  # or something else is wrong
-        else:
-            return False
-        return True
-
-    async def post(self, content: bytes) -> tuple[int, Mapping[str, str], bytes]:
-        """Status, headers and body of one exchange, all within `limits.timeout`."""
-        reply = bytearray()
-        http, key = self.http, self.backend.api_key
-        try:
-            async with (
-                asyncio.timeout(self.limits.timeout),
-                http.post(self.backend.endpoint, data=content, allow_redirects=False, proxy=self.proxy) as response,
-            ):
-                async for chunk in response.content.iter_any():
-                    reply += chunk
-                    if len(reply) > MAX_REPLY_BYTES:
-                        raise Transient(f"the reply is over {MAX_REPLY_BYTES >> 20} MB", unknown=True)
-                self.reached, self.unreachable = True, 0
-                return response.status, response.headers, bytes(reply)
-        except aiohttp.ClientSSLError as error:
-            if self.reached:
-                raise Transient(clean(str(error), key), unreachable=True) from None
-            raise BackendError(f"{self.backend.endpoint}: {clean(str(error), key)}\n{TLS_ADVICE}") from None
-        except aiohttp.ClientConnectorError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):  # our trouble, not the server's
-                self.pace.too_many()
-                raise Transient(str(error)) from None
-            raise Transient(clean(str(error), key), unreachable=True) from None
-        except aiohttp.ClientConnectionError as error:
-            raise Transient(clean(str(error), key), unreachable=not self.reached, unknown=True) from None
-        except TimeoutError:
-            raise Transient(f"no whole reply within {self.limits.timeout:g} s", unknown=True) from None
-        except aiohttp.ClientError as error:
-            raise Transient(f"broken reply: {clean(str(error), key)}", unknown=True) from None
-
-    def say(self, text: str) -> None:
-        """Once."""
-        if text not in self.said:
-            self.said.add(text)
-            say(text)

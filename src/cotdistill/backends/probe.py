@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 
-from cotdistill.backends.flight import CONNECT_SECONDS
+from cotdistill.backends.exchange import CONNECT_SECONDS
 from cotdistill.backends.openai import OpenAIBackend
 from cotdistill.backends.wire import MAX_REPLY_BYTES, authorization
 from cotdistill.config import nearest

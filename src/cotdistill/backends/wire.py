@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -103,7 +104,7 @@ def read_reply(content: bytes, chat: bool, n: int, api_key: str = "") -> Reply:
     if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
         message = clean(server_message(content), api_key)
         raise Transient(f"the reply has no completion: {message}", unknown=True, reply=content)
-    if sorted(str(c.get("index")) for c in choices) == sorted(map(str, range(len(choices)))):
+    if len(choices) > 1 and sorted(str(c.get("index")) for c in choices) == sorted(map(str, range(len(choices)))):
         choices = sorted(choices, key=lambda choice: int(choice["index"]))
     read = [_read_choice(choice, chat) for choice in choices[:n]]
     good = [completion for completion in read if isinstance(completion, Completion)]
@@ -114,7 +115,7 @@ def read_reply(content: bytes, chat: bool, n: int, api_key: str = "") -> Reply:
     if len(good) > 1 or good[0].error:
         raw = kept(content, api_key)
         good = [replace(c, error=clean(c.error, api_key), reply=raw) if c.error else c for c in good]
-    served = clean(served, api_key) if isinstance(served, str) else ""
+    served = _clean_name(served, api_key) if isinstance(served, str) else ""
     return Reply(_share_out(good, *tokens, served), len(choices), sum(tokens))
 
 
@@ -182,6 +183,9 @@ def clean(text: str, api_key: str) -> str:
     if len(text) > 10 * MAX_MESSAGE or not text.isprintable():
         text = " ".join("".join(c if c.isprintable() else " " for c in text[: 10 * MAX_MESSAGE]).split())
     return text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + "..."
+
+
+_clean_name = lru_cache(64)(clean)  # one name comes with each of many replies
 
 
 def kept(reply: bytes, api_key: str) -> bytes:

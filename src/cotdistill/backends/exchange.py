@@ -1,0 +1,91 @@
+"""HTTP with one server: a request's bytes there, status, headers and bytes back, all within a time."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import resource
+import urllib.request
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from cotdistill.backends.pace import MOST_AT_ONCE
+from cotdistill.backends.wire import MAX_REPLY_BYTES, Transient, authorization, clean
+from cotdistill.errors import BackendError
+
+if TYPE_CHECKING:
+    from cotdistill.backends.openai import OpenAIBackend
+
+CONNECT_SECONDS = 10.0
+SPARE_FILES = 16  # for the store, and for the run's files
+TLS_ADVICE = (
+    "Check that teacher.base_url is right to say https. For a certificate of your own authority, set SSL_CERT_FILE "
+    "to its file."
+)
+
+
+def free_files() -> int:
+    """How many connections the limit of open files leaves."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit == resource.RLIM_INFINITY:
+        return MOST_AT_ONCE
+    return max(1, limit - len(os.listdir("/dev/fd")) - SPARE_FILES)  # noqa: PTH208 - names are enough
+
+
+class Exchange:
+    """The connections to a backend's endpoint; made in a running loop. `too_many` is called where there are no more."""
+
+    def __init__(self, backend: OpenAIBackend, too_many: Callable[[], None]) -> None:
+        self.endpoint, self.api_key, self.timeout = backend.endpoint, backend.api_key, backend.limits.timeout
+        self.too_many = too_many
+        self.reached = False  # any reply has come
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        if self.api_key:
+            headers["Authorization"] = authorization(self.api_key)
+        self.http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),  # Pace limits
+            headers=headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+        )
+        # Those of the environment, but never between here and here: a proxy would see the key. Not by
+        # aiohttp's trust_env: that also reads ~/.netrc, and puts what it finds there in the key's place.
+        scheme, host = backend.scheme_and_host
+        direct = backend.loopback or urllib.request.proxy_bypass(host)
+        self.proxy = None if direct else urllib.request.getproxies().get(scheme)
+
+    async def close(self) -> None:
+        await self.http.close()
+
+    async def post(self, content: bytes) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers and body of a reply. Raises `Transient`, and `BackendError` for a wrong certificate."""
+        reply = bytearray()
+        try:
+            async with (
+                asyncio.timeout(self.timeout),
+                self.http.post(self.endpoint, data=content, allow_redirects=False, proxy=self.proxy) as response,
+            ):
+                async for chunk in response.content.iter_any():
+                    reply += chunk
+                    if len(reply) > MAX_REPLY_BYTES:
+                        raise Transient(f"the reply is over {MAX_REPLY_BYTES >> 20} MB", unknown=True)
+                self.reached = True
+                return response.status, response.headers, bytes(reply)
+        except aiohttp.ClientSSLError as error:
+            if self.reached:
+                raise Transient(clean(str(error), self.api_key), unreachable=True) from None
+            raise BackendError(f"{self.endpoint}: {clean(str(error), self.api_key)}\n{TLS_ADVICE}") from None
+        except aiohttp.ClientConnectorError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # our trouble, not the server's
+                self.too_many()
+                raise Transient(str(error)) from None
+            raise Transient(clean(str(error), self.api_key), unreachable=True) from None
+        except aiohttp.ClientConnectionError as error:
+            raise Transient(clean(str(error), self.api_key), unreachable=not self.reached, unknown=True) from None
+        except TimeoutError:
+            raise Transient(f"no whole reply within {self.timeout:g} s", unknown=True) from None
+        except aiohttp.ClientError as error:
+            raise Transient(f"broken reply: {clean(str(error), self.api_key)}", unknown=True) from None
