@@ -8,6 +8,7 @@ is gone, however it ended, reads the end of its pipe and ends too.
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import subprocess
@@ -112,7 +113,10 @@ def serve() -> None:
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a print is no reply
     with suppress(EOFError, BrokenPipeError):  # the parent is done, or gone
+        gc.disable()  # nothing of the job is garbage: not while it is read, which takes half the time then, nor after
         job = pickle.load(sys.stdin.buffer)  # noqa: S301 - of our parent
+        gc.freeze()
+        gc.enable()
         while True:
             item = pickle.load(sys.stdin.buffer)  # noqa: S301
             try:
