@@ -42,7 +42,7 @@ def score(generation: Generation, question: Question, method: Method, answer_typ
 def judge(
     generation: Generation, answer: str | None, question: Question, answer_type: AnswerType, known: dict[str, Judged]
 ) -> Judged:
-    """As `score`, of a generation that is split already; `known` keeps what the question's answers were judged."""
+    """As `score`, of a generation split already; `known` is kept from one of a question to the next: many end alike."""
     if generation.finish_reason == "error":
         return None, "error", False
     cut = generation.finish_reason == "length" and bool(answer_type.unfinished)
@@ -51,18 +51,18 @@ def judge(
     mark = answer_type.unfinished if ends_it else ""
     if answer is None:
         predicted = answer_type.find(f"{generation.text}{mark}", question.choices)
-    elif (judged := known.get(answer + mark)) is not None:  # many samples end alike
-        return judged
+    elif (read := f"{answer}{mark}") in known:
+        return known[read]
     else:
-        predicted = next(iter(answer_type.candidates(answer + mark, question.choices)), None)
+        predicted = next(iter(answer_type.candidates(read, question.choices)), None)
     if predicted is None:
         anywhere = answer_type.candidates(_last_line(generation), question.choices)
         lenient = bool(anywhere) and answer_type.equal(anywhere[-1], question.answer)
         return None, "truncated" if cut else "no_answer", lenient
     right = answer_type.equal(predicted, question.answer)
-    judged = predicted, "correct" if right else "wrong", right
+    judged: Judged = predicted, "correct" if right else "wrong", right
     if answer is not None:
-        known[answer + mark] = judged
+        known[read] = judged
     return judged
 
 

@@ -38,7 +38,7 @@ class Rare:
         if not text.isascii():  # some letters have cases of their own there
             return True
         lower = text.lower()
-        for word in self.words:  # any() over a generator takes twice as long
+        for word in self.words:  # noqa: SIM110 - any() over a generator takes twice as long
             if word in lower:
                 return True
         return False

@@ -1,4 +1,4 @@
-"""A function over many items in several processes, the results in order.
+"""A function over many items in several processes, the results in order, each item given to whoever is free.
 
     for part in mapped(job, chunks, processes=2): ...
 
@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
-from select import select
+from selectors import EVENT_READ, DefaultSelector
 from typing import IO, Any, TypeVar
 
 from cotdistill.errors import CotdistillError, DataError
@@ -75,8 +75,11 @@ def _send(worker: Worker, pickled: bytes) -> None:
 
 def _collect(busy: dict[Worker, int], done: dict[int, Any], number: int | None = None) -> Worker:
     """The next worker to be done, or the one with the item `number`; its result is put into `done`."""
-    ready, _, _ = select([_open(worker.stdout) for worker, its in busy.items() if number in (None, its)], [], [])
-    worker = next(worker for worker in busy if worker.stdout in ready)
+    with DefaultSelector() as selector:
+        for one, its in busy.items():
+            if number in (None, its):
+                selector.register(_open(one.stdout), EVENT_READ, one)
+        worker: Worker = selector.select()[0][0].data
     done[busy.pop(worker)] = _receive(worker)
     return worker
 
