@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from cotdistill.answers import PAPER, RULES, TYPED
-from cotdistill.evaluate import evaluate, score, split_answer, verdict
+from cotdistill.evaluate import Judged, evaluate, judge, score, split_answer, verdict
 from cotdistill.methods import METHODS
 from cotdistill.records import CATEGORIES, Category, FinishReason, Generation, Question, Result, Score
 from cotdistill.stats import wilson
@@ -112,6 +112,15 @@ def test_score(
     judged = score(written(text, answer_text, finish, index=3), QUESTION, METHODS[method], TYPED["number"])
     assert judged == Score("q", 3, predicted, category, lenient)
     assert judged.correct is (category == "correct")
+
+
+def test_what_is_known_of_other_samples_changes_no_judgement() -> None:
+    known: dict[str, Judged] = {}
+    for method, text, answer_text, finish, *expected in ROWS + ROWS[::-1]:
+        generation = written(text, answer_text, finish)
+        _, answer = split_answer(generation, METHODS[method], TYPED["number"])
+        assert judge(generation, answer, QUESTION, TYPED["number"], known) == tuple(expected)
+    assert len(known) > 5
 
 
 def test_the_rules_differ() -> None:

@@ -15,13 +15,36 @@ import pytest
 
 from cotdistill.errors import DataError
 from cotdistill.records import Question, read_jsonl
-from cotdistill.workers import mapped
+from cotdistill.workers import AHEAD, mapped
 
 
 def test_results_come_in_order() -> None:
     assert list(mapped(partial(pow, 2), range(20), processes=3)) == [2**i for i in range(20)]
     assert list(mapped(partial(pow, 2), range(2), processes=3)) == [1, 2]
     assert list(mapped(partial(pow, 2), [], processes=2)) == []
+
+
+def test_a_slow_item_is_waited_for_and_few_are_done_before_it() -> None:
+    begun = []
+
+    def items() -> Iterator[str]:
+        for i in range(40):
+            begun.append(i)
+            yield f"(__import__('time').sleep({0.3 * (i == 0)}), {i})[1]"
+
+    results = mapped(eval, items(), processes=2)
+    assert next(results) == 0
+    assert len(begun) <= 2 + 2 * AHEAD + 1
+    assert list(results) == list(range(1, 40))
+
+
+def test_the_first_error_is_raised_whichever_is_there_first() -> None:
+    read = (
+        "(__import__('time').sleep({}), __import__('cotdistill.chunks').chunks.generations_of("
+        "__import__('cotdistill.chunks').chunks.Span(__import__('pathlib').Path({!r}), 0, 1)))"
+    )
+    with pytest.raises(DataError, match="none0: cannot be read"):
+        list(mapped(eval, [read.format(0.3 * (i == 0), f"none{i}") for i in range(5)], processes=2))
 
 
 def test_large_items_and_results_pass() -> None:
@@ -58,7 +81,7 @@ def test_a_worker_that_ends_is_an_error() -> None:
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
 def test_no_worker_outlives_its_parent(sent: signal.Signals) -> None:
     code = (
-        "import os; from functools import partial; from cotdistill.workers import mapped\n"
+        "import os; from functools import partial; from cotdistill.workers import AHEAD, mapped\n"
         "work = partial(eval, \"(__import__('time').sleep(0.02), __import__('os').getpid())[1]\")\n"
         "for pid in mapped(work, ({} for _ in range(10**6)), processes=2): print(pid, flush=True)"
     )

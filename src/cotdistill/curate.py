@@ -18,13 +18,13 @@ from functools import cached_property
 from itertools import chain, groupby, islice
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from cotdistill.answers import AnswerType
 from cotdistill.chunks import Chunk, batches, generations_of, spans
 from cotdistill.config import CurateConfig
 from cotdistill.errors import DataError
-from cotdistill.evaluate import score, split_answer
+from cotdistill.evaluate import Judged, judge, split_answer
 from cotdistill.filters import equations, leaked, loops, overlap
 from cotdistill.methods import Method
 from cotdistill.records import Generation, Pair, Question, Score, atomic, from_line, read_jsonl, to_line
@@ -124,6 +124,15 @@ class Part:
     lines: list[bytes] = field(default_factory=list)
 
 
+class Look(NamedTuple):
+    """One generation by itself: why it is dropped, if it is, and its rationale, folded too if it is usable."""
+
+    reason: str | None
+    rationale: str
+    folded: str
+    judged: Judged
+
+
 @dataclass(frozen=True)
 class Job:
     """All that a process must know to make a Part of a chunk."""
@@ -152,59 +161,53 @@ class Job:
         return part
 
     def _question(self, question: Question, group: list[Generation], part: Part) -> None:
-        scores = [score(generation, question, self.teacher, self.answer_type) for generation in group]
-        rationales = [split_answer(generation, self.teacher, self.answer_type)[0] for generation in group]
-        reasons = _choose([self._look(*one) for one in zip(group, scores, rationales, strict=True)], self.config)
+        judged: dict[str, Judged] = {}
+        looks = [self._look(generation, question, judged) for generation in group]
+        reasons = _choose(looks, self.config)
         prompt = self.student.prompt(question)
-        for generation, judged, rationale, reason in zip(group, scores, rationales, reasons, strict=True):
+        seen: set[str] = {""}
+        for generation, look, reason in zip(group, looks, reasons, strict=True):
+            correct = look.judged[1] == "correct"
             if (counts := part.counts.get(generation.teacher)) is None:
                 counts = part.counts[generation.teacher] = Counter()
             counts["asked"] += 1
-            counts["right"] += judged.correct
+            counts["right"] += correct
             counts["prompt_tokens"] += generation.prompt_tokens
             counts["completion_tokens"] += generation.completion_tokens
             counts[reason or "kept"] += 1
+            if (marginal := part.marginal.get(generation.index)) is None:
+                marginal = part.marginal[generation.index] = Counter()
+            marginal["tokens"] += generation.prompt_tokens + generation.completion_tokens
+            if correct and look.folded not in seen:
+                seen.add(look.folded)
+                marginal["right"] += 1
             if reason is None:
-                pair = _pair(question, self.student, prompt, rationale, generation.index, generation.teacher)
+                pair = _pair(question, self.student, prompt, look.rationale, generation.index, generation.teacher)
                 part.lines.append(to_line(pair))
             elif len(part.dropped) < SHOWN:
-                part.dropped.append((question, generation, judged))
+                part.dropped.append((question, generation, Score(question.id, generation.index, *look.judged)))
         part.covered += None in reasons
-        self._margin(group, scores, rationales, part)
 
-    def _margin(
-        self, group: Sequence[Generation], scores: Sequence[Score], rationales: Sequence[str], part: Part
-    ) -> None:
-        """Count by sample the right rationales that none before it had, and the tokens it took."""
-        seen: set[str] = set()
-        for generation, judged, rationale in zip(group, scores, rationales, strict=True):
-            if (counts := part.marginal.get(generation.index)) is None:
-                counts = part.marginal[generation.index] = Counter()
-            counts["tokens"] += generation.prompt_tokens + generation.completion_tokens
-            if usable(generation, judged, self.config) and (folded := fold(rationale)) not in {"", *seen}:
-                seen.add(folded)
-                counts["right"] += 1
-
-    def _look(self, generation: Generation, judged: Score, rationale: str) -> tuple[str | None, str]:
-        """Why a generation is dropped, whatever else its question has, or `None` and its rationale, folded."""
-        if judged.category == "error":
-            return "failed", ""
-        if self.config.keep == "correct" and not judged.correct:
-            return judged.category, ""
-        if generation.finish_reason == "length" and self.config.truncated == "drop":
-            return "truncated", ""
-        if not (folded := fold(rationale)):
-            return "empty", ""
-        if self.config.loops == "drop" and loops(folded):
-            return "loop", ""
-        if self.listed is not None and generation.question_id not in self.listed:
-            return "not_listed", ""
-        return ("leaked", "") if generation.question_id in self.held_out else (None, folded)
-
-
-def usable(generation: Generation, judged: Score, config: CurateConfig) -> bool:
-    """Whether a rationale is right, and not dropped for its cut."""
-    return judged.correct and not (generation.finish_reason == "length" and config.truncated == "drop")
+    def _look(self, generation: Generation, question: Question, known: dict[str, Judged]) -> Look:
+        rationale, answer = split_answer(generation, self.teacher, self.answer_type)
+        judged = judge(generation, answer, question, self.answer_type, known)
+        reason: str | None = None
+        folded = ""
+        if judged[1] == "error":
+            reason = "failed"
+        elif self.config.keep == "correct" and judged[1] != "correct":
+            reason = judged[1]
+        elif generation.finish_reason == "length" and self.config.truncated == "drop":
+            reason = "truncated"
+        elif not (folded := fold(rationale)):
+            reason = "empty"
+        elif self.config.loops == "drop" and loops(folded):
+            reason = "loop"
+        elif self.listed is not None and question.id not in self.listed:
+            reason = "not_listed"
+        elif question.id in self.held_out:
+            reason = "leaked"
+        return Look(reason, rationale, folded, judged)
 
 
 _FIELDS = attrgetter(*(f.name for f in fields(Question)))
@@ -214,16 +217,21 @@ def _job(questions: list[tuple[Any, ...]], *rest: Any) -> Job:
     return Job({row[0]: Question(*row) for row in questions}, *rest)
 
 
-def _choose(looks: Sequence[tuple[str | None, str]], config: CurateConfig) -> list[str | None]:
+def usable(generation: Generation, judged: Score, config: CurateConfig) -> bool:
+    """Whether a rationale is right, and not dropped for its cut."""
+    return judged.correct and not (generation.finish_reason == "length" and config.truncated == "drop")
+
+
+def _choose(looks: Sequence[Look], config: CurateConfig) -> list[str | None]:
     """Why each rationale of a question is dropped: for itself, or beside the others."""
-    reasons = [reason for reason, _ in looks]
+    reasons = [look.reason for look in looks]
     order = [i for i, reason in enumerate(reasons) if reason is None]
     if config.prefer == "short":
-        order.sort(key=lambda i: len(looks[i][1]))
+        order.sort(key=lambda i: len(looks[i].folded))
     seen: set[object] = set()
     kept = 0
     for i in order:
-        folded = looks[i][1]
+        folded = looks[i].folded
         same = (config.dedup == "equations" and equations(folded)) or folded
         if config.dedup != "off" and same in seen:
             reasons[i] = "duplicate"

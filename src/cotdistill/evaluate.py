@@ -28,33 +28,42 @@ from cotdistill.stats import wilson
 
 MANY_ERRORS = 0.05
 FIX = "Check the columns and the answer type, or remove the line."
+Judged = tuple[str | None, Category, bool]  # predicted, category and lenient of a Score
 # For outputs of any tool: a second prompt's, after the paper's cue, an answer alone, or a text that has one.
 ANY_FORM = Method("any form", lambda question: question.text, max_tokens=0)
 
 
 def score(generation: Generation, question: Question, method: Method, answer_type: AnswerType) -> Score:
     """Judge one generation of `method` against the known answer of its question."""
-
-    def judged(predicted: str | None, category: Category, lenient: bool) -> Score:
-        return Score(generation.question_id, generation.index, predicted, category, lenient)
-
-    if generation.finish_reason == "error":
-        return judged(None, "error", False)
-    cut = generation.finish_reason == "length" and bool(answer_type.unfinished)
     _, answer = split_answer(generation, method, answer_type)
+    return Score(generation.question_id, generation.index, *judge(generation, answer, question, answer_type, {}))
+
+
+def judge(
+    generation: Generation, answer: str | None, question: Question, answer_type: AnswerType, known: dict[str, Judged]
+) -> Judged:
+    """As `score`, of a generation split already; `known` is kept from one of a question to the next: many end alike."""
+    if generation.finish_reason == "error":
+        return None, "error", False
+    cut = generation.finish_reason == "length" and bool(answer_type.unfinished)
     # It is the text that was cut: not what followed the second prompt, or stands before a stop.
-    ends_it = generation.answer_text is None and (answer is None or generation.text.endswith(answer))
-    mark = answer_type.unfinished if cut and ends_it else ""
+    ends_it = cut and generation.answer_text is None and (answer is None or generation.text.endswith(answer))
+    mark = answer_type.unfinished if ends_it else ""
     if answer is None:
         predicted = answer_type.find(f"{generation.text}{mark}", question.choices)
+    elif (read := f"{answer}{mark}") in known:
+        return known[read]
     else:
-        predicted = next(iter(answer_type.candidates(f"{answer}{mark}", question.choices)), None)
-    if predicted is not None:
-        right = answer_type.equal(predicted, question.answer)
-        return judged(predicted, "correct" if right else "wrong", right)
-    anywhere = answer_type.candidates(_last_line(generation), question.choices)
-    lenient = bool(anywhere) and answer_type.equal(anywhere[-1], question.answer)
-    return judged(None, "truncated" if cut else "no_answer", lenient)
+        predicted = next(iter(answer_type.candidates(read, question.choices)), None)
+    if predicted is None:
+        anywhere = answer_type.candidates(_last_line(generation), question.choices)
+        lenient = bool(anywhere) and answer_type.equal(anywhere[-1], question.answer)
+        return None, "truncated" if cut else "no_answer", lenient
+    right = answer_type.equal(predicted, question.answer)
+    judged: Judged = predicted, "correct" if right else "wrong", right
+    if answer is not None:
+        known[read] = judged
+    return judged
 
 
 def split_answer(generation: Generation, method: Method, answer_type: AnswerType) -> tuple[str, str | None]:

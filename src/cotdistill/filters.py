@@ -16,7 +16,8 @@ from cotdistill.records import Question
 from cotdistill.tasks import fold
 
 LOOP = 120  # characters: 24 words or so, three times eight
-PIECE = LOOP // 3  # whatever loops has a piece of so many, at a place that so many divide, a second time
+# Of LOOP characters at least two thirds stand a second time, and so does one of the pieces that begin every STEP.
+STEP, PIECE = 56, 24
 MOST = 3000  # characters that are looked at, the last of a text: a loop goes on to its end
 
 _VALUE = r"[-(]{0,3}\$?[0-9][0-9,]{0,50}(?:\.[0-9]{1,50})?%?\){0,3}"
@@ -35,7 +36,7 @@ def loops(text: str) -> bool:
     What differs by a name or a number is another thing: the lines of Last Letter or Coin Flip do not loop.
     """
     text = text[-MOST:] + " "  # what stands between two phrases does not stand after the last
-    for start in range(0, len(text) - 2 * PIECE + 1, PIECE):
+    for start in range(0, len(text) - LOOP + STEP, STEP):
         if text.find(text[start : start + PIECE], start + 1) >= 0:  # most texts have no piece twice
             return any(_says_again(text, shift) for shift in set(_shifts(text, start)))
     return False
@@ -44,7 +45,7 @@ def loops(text: str) -> bool:
 def _shifts(text: str, first: int) -> Iterator[int]:
     """After how many characters a piece of the text, the first or a later one, stands a second time."""
     most = len(text) // 3
-    for start in range(first, len(text) - 2 * PIECE + 1, PIECE):
+    for start in range(first, len(text) - LOOP + STEP, STEP):
         piece, end = text[start : start + PIECE], start + PIECE + most
         again = text.find(piece, start + 1, end)
         while again >= 0:

@@ -1,4 +1,4 @@
-"""A function over many items in several processes, the results in order.
+"""A function over many items in several processes, the results in order, each item given to whoever is free.
 
     for part in mapped(job, chunks, processes=2): ...
 
@@ -8,20 +8,22 @@ is gone, however it ended, reads the end of its pipe and ends too.
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import subprocess
 import sys
-from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
-from itertools import cycle
+from selectors import EVENT_READ, DefaultSelector
 from typing import IO, Any, TypeVar
 
 from cotdistill.errors import CotdistillError, DataError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Worker = subprocess.Popen[bytes]
+AHEAD = 2  # results a process that may wait for one before them, where cores are not equally fast
 WORKER = [sys.executable, "-P", "-c", "from cotdistill.workers import serve; serve()"]
 
 
@@ -36,49 +38,69 @@ def mapped(job: Callable[[Item], Result], items: Iterable[Item], processes: int)
     Raises what `job` raises, if it is an error of ours, and `DataError` where a process ended.
     """
     workers = [_start() for _ in range(processes)]
-    busy: deque[subprocess.Popen[bytes]] = deque()
+    idle, busy, done = [*workers], dict[Worker, int](), dict[int, Any]()
+    turn = 0  # of the result that is to be yielded next
     try:
         sent = pickle.dumps(job, pickle.HIGHEST_PROTOCOL)
         for worker in workers:
             _send(worker, sent)
-        for worker, item in zip(cycle(workers), items, strict=False):
-            done = [_receive(busy.popleft())] if len(busy) == processes else []  # they take turns: it is this one's
-            _send(worker, pickle.dumps(item, pickle.HIGHEST_PROTOCOL))
-            busy.append(worker)
-            yield from done
+        for number, item in enumerate(items):
+            if not idle:
+                idle.append(_collect(busy, done, turn if len(done) >= AHEAD * processes else None))
+            busy[idle[-1]] = number
+            _send(idle.pop(), pickle.dumps(item, pickle.HIGHEST_PROTOCOL))
+            while turn in done:
+                yield _result(done.pop(turn))
+                turn += 1
         while busy:
-            yield _receive(busy.popleft())
+            _collect(busy, done)
+        for number in sorted(done):
+            yield _result(done[number])
     finally:
         for worker in workers:
             worker.kill()
             worker.communicate()  # reaps it and closes the pipes
 
 
-def _start() -> subprocess.Popen[bytes]:
+def _start() -> Worker:
     # A process group of its own: Ctrl-C is for the parent alone.
     return subprocess.Popen(WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
 
 
-def _send(worker: subprocess.Popen[bytes], pickled: bytes) -> None:
+def _send(worker: Worker, pickled: bytes) -> None:
     with suppress(BrokenPipeError):  # what ended it is told when its result is asked for
         _open(worker.stdin).write(pickled)
         _open(worker.stdin).flush()
 
 
-def _receive(worker: subprocess.Popen[bytes]) -> Any:
+def _collect(busy: dict[Worker, int], done: dict[int, Any], number: int | None = None) -> Worker:
+    """The next worker to be done, or the one with the item `number`; its result is put into `done`."""
+    with DefaultSelector() as selector:
+        for one, its in busy.items():
+            if number in (None, its):
+                selector.register(_open(one.stdout), EVENT_READ, one)
+        worker: Worker = selector.select()[0][0].data
+    done[busy.pop(worker)] = _receive(worker)
+    return worker
+
+
+def _receive(worker: Worker) -> Any:
     try:
-        result = pickle.load(_open(worker.stdout))  # noqa: S301 - of our own process
+        return pickle.load(_open(worker.stdout))  # noqa: S301 - of our own process
     except (EOFError, pickle.UnpicklingError):
         raise DataError(
             f"a worker process ended before its work was done ({_end_of(worker)}).\n"
             "If memory ran out, free some; what it said stands above. Then run again."
         ) from None
+
+
+def _result(result: Any) -> Any:
     if isinstance(result, CotdistillError):
         raise result
     return result
 
 
-def _end_of(worker: subprocess.Popen[bytes]) -> str:
+def _end_of(worker: Worker) -> str:
     code = worker.wait()
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
@@ -94,7 +116,10 @@ def serve() -> None:
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a print is no reply
     with suppress(EOFError, BrokenPipeError):  # the parent is done, or gone
+        gc.disable()  # nothing of the job is garbage: not while it is read, which takes half the time then, nor after
         job = pickle.load(sys.stdin.buffer)  # noqa: S301 - of our parent
+        gc.freeze()
+        gc.enable()
         while True:
             item = pickle.load(sys.stdin.buffer)  # noqa: S301
             try:

@@ -80,8 +80,9 @@ def check(task: Task, places: Mapping[str, str] | None = None, overlap: str = "r
 
 def fold(text: str) -> str:
     """`text` with every run of white space as one space, and none at its ends."""
-    if "  " not in text and text.isprintable():  # so there is no other space in it
-        return text.strip()
+    lines = text.replace("\n\n", " ").replace("\n", " ")
+    if "  " not in lines and lines.isprintable():  # so there is no other space in it
+        return lines.strip()
     return " ".join(text.split())
 
 
