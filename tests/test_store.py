@@ -59,9 +59,6 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         assert read(store, map(row, range(1300))) == texts(map(row, range(1200)))
         several = store.samples_of([key(i) for i in range(800, 1210)])
         assert several == {key(i): {i: row(i).completion} for i in range(800, 1200)}
-        store.write([row(1)._replace(sample=sample) for sample in range(3)])
-        assert (store.full(POOL, 3), store.full(POOL, 4)) == ({key(1)}, set())
-        assert {key(0), key(1)} <= store.full(POOL, 1) < {key(i) for i in range(1200)}
         assert store.served({"model": "fake"}) == {"fake-1": 1200}
         assert store.models() == [{"model": "fake"}]
         assert store.params({"model": "fake"}) == [canonical(asdict(PARAMS))]
@@ -69,6 +66,14 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     with Store(path, read_only=True) as store:
         assert store.samples(key(3)) == {3: row(3).completion}
     assert [p.name for p in path.parent.iterdir()] == ["store.sqlite"]
+
+
+def test_full_are_those_with_all_of_their_first_samples(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.sqlite") as store:
+        store.write([row(0), row(1), row(2)])  # whose samples are 0, 1 and 2
+        store.write([row(1)._replace(sample=sample) for sample in range(3)])
+        assert [store.full(POOL, n) for n in (1, 3, 4)] == [{key(0), key(1)}, {key(1)}, set()]
+        assert store.full(Pool({"model": "other"}, PARAMS), 1) == set()
 
 
 TEXTS = {

@@ -99,9 +99,10 @@ class Store:
         for start in range(0, len(keys), KEYS_A_QUERY[-1]):
             some = keys[start : start + KEYS_A_QUERY[-1]]
             size = next(size for size in KEYS_A_QUERY if size >= len(some))  # few, so that SQLite knows them prepared
+            marks = ", ".join("?" * size)
             rows = self._query(
-                "SELECT key, sample, text, finish_reason, prompt_tokens, completion_tokens, served, checksum "
-                f"FROM prompts JOIN completions ON prompt = id WHERE key IN ({', '.join('?' * size)})",
+                "SELECT key, sample, text, finish_reason, prompt_tokens, completion_tokens, served, checksum "  # noqa: S608
+                f"FROM prompts JOIN completions ON prompt = id WHERE key IN ({marks})",
                 *some,
                 *[b""] * (size - len(some)),
             )
