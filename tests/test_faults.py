@@ -313,7 +313,7 @@ def test_f8_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(fcntl, "fcntl", refuse)
     monkeypatch.setattr(fcntl, "lockf", refuse)
     with Store(tmp_path / "s.sqlite") as store, pytest.raises(DataError, match=r"s\.sqlite: .*no locks") as caught:
-        store.claim(bytes(16))
+        store.claim([bytes(16)])
     assert "store=PATH" in str(caught.value)
 
 

@@ -226,7 +226,7 @@ CLAIMER = """
 print("ready", flush=True)
 sys.stdin.readline()
 for i in range(300):
-    if store.claim(key(i)):
+    if store.claim([key(i)]):
         if i not in store.samples(key(i)):
             print(i, flush=True)
             time.sleep(0.0005)
@@ -290,11 +290,11 @@ def test_two_processes_never_buy_the_same_sample(tmp_path: Path, mode: str) -> N
         assert sorted(i for some in bought for i in some) == list(range(300))
         with Store(path) as store:
             assert len(store) == (300 if mode == "store" else 0)
-            held = {i for i in range(300) if not store.claim(key(i))}
+            held = {i for i in range(300) if not store.claim([key(i)])}
             assert held == (set(range(300)) if mode == "claim" else set())
             processes[0].kill()
             processes[0].wait()
-            assert {i for i in held if store.claim(key(i))} == (set(bought[0]) if mode == "claim" else set())
+            assert {i for i in held if store.claim([key(i)])} == (set(bought[0]) if mode == "claim" else set())
     finally:
         for process in processes:
             process.kill()
@@ -304,11 +304,9 @@ def test_two_processes_never_buy_the_same_sample(tmp_path: Path, mode: str) -> N
 def test_two_stores_in_one_process_hold_their_own_claims(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     with Store(path) as one, Store(path) as two:
-        assert one.claim(key(1))
-        assert one.claim(key(2))
-        assert not two.claim(key(2))
-        assert two.claim(key(3))
+        assert one.claim([key(1), key(2)]) == {key(1), key(2)}
+        assert two.claim([key(2), key(3)]) == {key(3)}
         one.unclaim([key(2)])
-        assert two.claim(key(2))
+        assert two.claim([key(1), key(2)]) == {key(2)}
     with Store(path) as three:
-        assert all(three.claim(key(i)) for i in (1, 2, 3))
+        assert len(three.claim([key(i) for i in (1, 2, 3)])) == 3

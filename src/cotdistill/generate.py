@@ -112,6 +112,9 @@ def read(job: Job, questions: Sequence[Question], store: Store, partial: bool = 
         works = [Work(job, question) for question in questions[start : start + AT_ONCE]]
         look(works, store)
         for work in works:
+            if len(work.texts) == job.n and not job.until and not job.cue:
+                yield from work.generations()
+                continue
             missing = work.next_samples()
             for sample, error in store.failures(work.key).items() if missing else ():
                 work.texts.setdefault(sample, Completion("", "error", error=error))
@@ -217,18 +220,24 @@ class _Asking:
 
     def start(self, positions: Iterable[int]) -> None:
         """Take up questions, but for those that are done, or that another process or an equal one is at."""
-        mine = []
+        some: list[Work] = []
         for position in positions:
             question = self.questions[position]
             prompt = (self.job.method.prompt(question),)
             key = self.job.first.key(prompt)
             if key in self.finished:
                 self.count(self.job.n * self.per_sample)
-            elif key in self.busy or not self.store.claim(key):
+            elif key in self.busy:
                 self.later.append(position)
             else:
                 self.busy[key] = work = Work(self.job, question, position, prompt, key)
-                mine.append(work)
+                some.append(work)
+        claimed = self.store.claim([work.key for work in some])
+        for work in some:
+            if work.key not in claimed:
+                del self.busy[work.key]
+                self.later.append(work.position)
+        mine = [work for work in some if work.key in claimed]
         look(mine, self.store)  # claimed first: another may have bought it until then
         for work in mine:
             if work.texts:
@@ -314,14 +323,19 @@ class _Asking:
     def settle(self) -> None:
         """What is marked and on the disk is done with: another process may have its question."""
         self.flush()
+        ended = []
         while self.committed:
             item = self.committed.popleft()
-            self.unsaved -= isinstance(item, Row)
             if isinstance(item, Mark):
-                self.store.unclaim([item.key])
-                work = self.busy.pop(item.key)
-                if work.parked:
-                    self.parked[work.rights_found()].append(work.position)
+                ended.append(item.key)
+            else:
+                self.unsaved -= 1
+        if ended:
+            self.store.unclaim(ended)
+        for key in ended:
+            work = self.busy.pop(key)
+            if work.parked:
+                self.parked[work.rights_found()].append(work.position)
 
     def save(self, item: Row | Mark) -> None:
         """Store it soon: at once, or with a few more where there are many on their way."""

@@ -195,10 +195,10 @@ class Store:
         if failed:
             raise failed[0]
 
-    def claim(self, key: bytes) -> bool:
-        """Whether this process may buy what is missing of a prompt; False while another one does."""
+    def claim(self, keys: Iterable[bytes]) -> set[bytes]:
+        """Those of the prompts whose missing samples this process may buy now; another one is at the rest."""
         with errors_named(self.path):
-            return _lock(self._claims, key, take=True)
+            return {key for key in keys if _lock(self._claims, key, take=True)}
 
     def unclaim(self, keys: Iterable[bytes]) -> None:
         """Give back what was claimed."""

@@ -154,7 +154,7 @@ def _share_out(completions: list[Completion], prompt_tokens: int, tokens: int, s
     """Bills are for a whole reply: the prompt goes to the first of its completions, the rest by length."""
     if len(completions) == 1 and completions[0].finish_reason != "error":
         c = completions[0]
-        return [Completion(c.text, c.finish_reason, prompt_tokens, tokens, served=served)]
+        return [Completion(c.text, c.finish_reason, prompt_tokens, tokens, "", served)]
     length, shared, shares = sum(len(c.text) for c in completions), 0, []
     before = 0
     for c in completions:
