@@ -145,6 +145,7 @@ class _Asking:
         self.committed: deque[Row | Mark] = deque()  # by the writer's thread
         self.outbox: list[Row | Mark] = []  # for it
         self.unsaved = 0  # completions that are not on the disk
+        self.most_in_flight = 0  # requests at once
         self.per_sample = 2 if job.cue else 1
         self.done, self.total = 0, len(questions) * job.n * self.per_sample
         self.same = self.different = 0
@@ -186,7 +187,8 @@ class _Asking:
         while True:
             self.settle()
             in_flight = len(self.asked) - len(self.ready)
-            if self.unsaved > in_flight + UNSAVED:  # a kill would lose so many that are paid
+            self.most_in_flight = max(self.most_in_flight, in_flight)
+            if self.unsaved > self.most_in_flight + UNSAVED:  # a kill would lose so many that are paid
                 if in_flight:
                     yield None
                 else:

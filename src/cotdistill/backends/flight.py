@@ -39,8 +39,10 @@ if TYPE_CHECKING:
 
 FIRST_TRIES = 3  # for a server that has never answered
 GIVE_UP_AFTER = 20  # requests in a row that found no connection
+REFUSAL_SECONDS = 0.3  # in which a wrong key or model is told, about
 REFUSED_AT_FIRST = 3  # different prompts refused, none answered: the fault is in the config
 BACKOFF_SECONDS, BACKOFF_CAP = 0.5, 30.0
+SOME = 32
 _END = object()
 
 Result = tuple[Request, int, Completion]
@@ -63,6 +65,7 @@ class Flight:
         self.sending: set[asyncio.Task[Any] | None] = set()  # those with a request at the server
         self.asleep = 0  # tasks that wait before another try
         self.done: deque[Result] = deque()
+        self.more = False  # there may be room for other requests right away
         self.exhausted = False
         self.stopped: BaseException | None = None
         self.spent: Amount | None = None  # what a first prompt would have taken of a budget that had not so much
@@ -76,6 +79,14 @@ class Flight:
         self.change = asyncio.Event()  # a slot, or part of the budget, may be free
         self.wake = asyncio.Event()  # there is something to yield, or room
         self.exchange = Exchange(self.backend, self.pace.too_many)
+        self.loop.call_later(REFUSAL_SECONDS, self.open_up)
+
+    def open_up(self) -> None:
+        """A refusal would have come by now: a slow answer is no reason to wait longer."""
+        if not self.refused and self.stopped is None:
+            self.pace.open_up()
+            self.wake.set()
+            self.change.set()
 
     async def close(self) -> None:
         for task in self.tasks:
@@ -88,15 +99,20 @@ class Flight:
                 await self.exchange.close()
 
     async def something(self) -> None:
-        """Wait until there is something to yield, or room for a request."""
+        """Wait until there is something to yield, or room for a request; what was started leaves."""
         self.wake.clear()
-        if self.tasks and not self.done:
+        if self.done or self.more:
+            await asyncio.sleep(0)
+        elif self.tasks:
             await self.wake.wait()
 
     def fill(self, requests: Iterator[Request | None]) -> bool:
-        """Start requests while there is room; whether any was started."""
-        started = False
-        while not self.exhausted and self.stopped is None and self.has_room():
+        """Start some requests while there is room; whether any was started.
+
+        Some at a time, and some completions: the first leave while the others of a burst are still looked at.
+        """
+        started = 0
+        while started < SOME and not self.exhausted and self.stopped is None and self.has_room():
             request = next(requests, _END)
             self.exhausted = request is _END
             if not isinstance(request, Request) or len(request.prompt) == 1:  # second prompts come before these
@@ -105,8 +121,9 @@ class Flight:
             if not isinstance(request, Request) or (self.spent and len(request.prompt) == 1):
                 break
             self.start(request, request.samples)
-            started = True
-        return started
+            started += 1
+        self.more = started == SOME
+        return started > 0
 
     def has_room(self) -> bool:
         """So many tasks that none is missed when one ends; those that sleep are counted, but not against it."""

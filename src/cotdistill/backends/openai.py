@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
-from cotdistill.backends.flight import Flight, Result
+from cotdistill.backends.flight import SOME, Flight, Result
 from cotdistill.backends.loops import own_loop
 from cotdistill.backends.wire import (
     EMPTY,
@@ -89,9 +89,9 @@ class OpenAIBackend:
             try:
                 with _first_interrupt(flight.interrupt):
                     run(flight.open())
-                    while flight.fill(requests) or flight.tasks:
+                    while flight.fill(requests) or flight.tasks or flight.done:
                         run(flight.something())
-                        while flight.done:
+                        for _ in range(min(len(flight.done), SOME)):
                             yield flight.done.popleft()
                     if flight.stopped is not None:
                         raise flight.stopped

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-FIRST_AT_ONCE = 3  # until a server has answered: a wrong key is refused no more often
+FIRST_AT_ONCE = 3  # at first: a wrong key is refused no more often
 AUTO_AT_ONCE = 16
 MOST_AT_ONCE = 512
 FIRST_GROWTH, GROWTH = 2.0, 1.5  # before and after it did not pay for the first time
@@ -124,6 +124,11 @@ class Pace:
         """It has ended, and used so many of its tokens."""
         self.in_flight -= 1
         self.tokens.take(used - tokens)
+
+    def open_up(self) -> None:
+        """Nobody was refused so far, though none is answered yet: go on as if one were."""
+        if self.window_limit == 0:
+            self.limit = self.most
 
     def answered(self) -> None:
         """A request brought what it asked for."""
