@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 FIRST_TRIES = 3  # for a server that has never answered
 GIVE_UP_AFTER = 20  # requests in a row that found no connection
-REFUSAL_SECONDS = 0.3  # in which a wrong key or model is told, about
+REFUSAL_SECONDS = 0.2  # in which a wrong key or model is told, about
 REFUSED_AT_FIRST = 3  # different prompts refused, none answered: the fault is in the config
 BACKOFF_SECONDS, BACKOFF_CAP = 0.5, 30.0
 SOME = 32
