@@ -10,7 +10,7 @@ run: setup
 	$(BIN)/cotdistill run
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 -m "not slow and not gpu"
 
 slow: setup
 	$(BIN)/pytest -m "slow and not gpu"

@@ -192,6 +192,7 @@ class Talker:
                     yield request, sample, Completion(text, "stop", 10, 100)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for orphans in /proc")
 def test_f1_killed_while_it_curates_in_several_processes(tmp_path: Path) -> None:
     nobody = "http://127.0.0.1:9/v1"  # whoever asks fails

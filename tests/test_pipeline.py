@@ -135,6 +135,7 @@ def test_a_users_own_file_through_a_server(student: Path, tmp_path: Path) -> Non
     assert ledger["dropped"]["wrong"] > 0
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_the_same_and_asks_nothing_twice(student: Path, tmp_path: Path) -> None:
     """SIGKILL on the command while it buys; only what was in flight may be asked again."""
     data = write_questions(tmp_path / "mine.jsonl", 60)
