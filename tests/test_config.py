@@ -35,6 +35,7 @@ def refusal(call: Callable[[], object]) -> str:
 
 def test_defaults_load(tmp_path: Path) -> None:
     assert load(tmp_path, "") == load(tmp_path, "# nothing\n") == load(tmp_path, b"\xef\xbb\xbf") == Config()
+    assert load_config(str(tmp_path / "my.yaml")) == Config()  # as the README has it
     assert load_quickstart().name == "quickstart"
     assert Config().folder == Path("runs/quickstart")
     assert Config().store_path == Path("runs/store.sqlite")

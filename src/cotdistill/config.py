@@ -283,13 +283,13 @@ class Config(Section):
         return yaml.safe_dump(values, sort_keys=False)
 
 
-def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> Config:
+def load_config(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Config:
     """The config of a YAML file with overrides such as {"student.epochs": 2} applied.
 
     Relative paths in it are taken from the current folder. Raises `ConfigError` that names the key
     and the nearest right one.
     """
-    return make_config(read_yaml(path), overrides or {}, path)
+    return make_config(read_yaml(Path(path)), overrides or {}, Path(path))
 
 
 def make_config(values: dict[str, Any], overrides: Mapping[str, Any], path: Path) -> Config:
