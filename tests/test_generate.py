@@ -145,6 +145,30 @@ def test_what_was_yielded_before_a_failure_is_kept(store: Store, error: BaseExce
         assert backend.asked.total() == 2
 
 
+class Together:
+    """Brings all samples of a request in one reply, of which the rest never comes after `most` samples."""
+
+    identity: Mapping[str, str] = {"model": "together"}
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def generate(self, requests: Iterator[Request | None]) -> Generator[tuple[Request, int, Completion], None, None]:
+        waiting = list(itertools.islice(iter(lambda: next(requests, None), None), 100))
+        for number, (request, sample) in enumerate((r, s) for r in waiting for s in r.samples):
+            if number == self.most:
+                raise KeyboardInterrupt
+            yield request, sample, Completion(f"{sample}", "stop")
+
+
+@pytest.mark.parametrize("most", [1, 3, 4, 7, 299])
+def test_what_was_yielded_last_is_stored_however_it_ends(store: Store, most: int) -> None:
+    questions = [Question(str(i), f"What is {i}?", "1") for i in range(100)]
+    with pytest.raises(KeyboardInterrupt):
+        generate(questions, Together(most), METHODS["zero_shot"], store, n=3, temperature=0.7)
+    assert len(store) == most
+
+
 class Lazy(Scripted):
     """Breaks the contract: yields fewer than it was asked."""
 

@@ -168,10 +168,13 @@ class _Asking:
                 yielded = 1
                 while yielded:
                     yielded = 0
-                    with closing(backend.generate(self.requests())) as stream:
-                        for request, sample, completion in stream:
-                            yielded += 1
-                            self.take(request, sample, completion)
+                    try:
+                        with closing(backend.generate(self.requests())) as stream:
+                            for request, sample, completion in stream:
+                                yielded += 1
+                                self.take(request, sample, completion)
+                    finally:
+                        self.flush()
                     if not self.asked:
                         return
                     self.ask_again()
@@ -256,7 +259,7 @@ class _Asking:
         samples = work.next_samples()
         if samples and self.job.until and self.job.until.sparing and work.rights_found() > work.level:
             work.parked = True  # those with fewer come first
-            self.save(Mark(self.job.id, work.key, 0))
+            self.outbox.append(Mark(self.job.id, work.key, 0))
         elif samples:
             follow_up = self.job.second.sampling.max_tokens if self.job.cue else 0
             request = Request(work.prompt, self.job.first.sampling, samples, follow_up)
@@ -267,7 +270,7 @@ class _Asking:
     def end(self, work: Work) -> None:
         failed = any(c.finish_reason == "error" for c in (*work.texts.values(), *work.answers.values()))
         marked = self.job.n if self.job.cue and not failed and not self.job.until else 0
-        self.save(Mark(self.job.id, work.key, marked))
+        self.outbox.append(Mark(self.job.id, work.key, marked))
         self.count(self.job.n * self.per_sample - work.counted, work)
         texts = [c.text for c in work.texts.values() if c.finish_reason != "error"]
         if len(texts) > 1 and self.job.first.sampling.temperature > 0:
@@ -305,7 +308,7 @@ class _Asking:
         second = len(request.prompt) > 1
         key = self.job.second.key(request.prompt) if second else self.asked[request][0][0].key
         self.unsaved += 1
-        self.save(Row(self.job.second if second else self.job.first, key, request.prompt, sample, completion))
+        self.outbox.append(Row(self.job.second if second else self.job.first, key, request.prompt, sample, completion))
         if second:
             waiting = self.asked.pop(request)
             del self.answering[key]
@@ -321,6 +324,10 @@ class _Asking:
             if not second and self.job.cue and completion.finish_reason != "error":
                 self.ask_answer(work, its_sample, work.answer_key(its_sample))
             self.go_on(work)
+        # One reply's samples are stored as one: asked for alone, the rest of a half would be other texts. More of it
+        # may come at once; if not, the next look for requests stores what there is.
+        if request not in self.asked and (len(self.outbox) >= AT_ONCE or len(self.asked) < MANY):
+            self.flush()
 
     def settle(self) -> None:
         """What is marked and on the disk is done with: another process may have its question."""
@@ -338,12 +345,6 @@ class _Asking:
             work = self.busy.pop(key)
             if work.parked:
                 self.parked[work.rights_found()].append(work.position)
-
-    def save(self, item: Row | Mark) -> None:
-        """Store it soon: at once, or with a few more where there are many on their way."""
-        self.outbox.append(item)
-        if len(self.outbox) >= AT_ONCE or len(self.asked) < MANY:
-            self.flush()
 
     def flush(self) -> None:
         if self.outbox:

@@ -64,7 +64,7 @@ class Flight:
         self.tasks: set[asyncio.Task[None]] = set()
         self.sending: set[asyncio.Task[Any] | None] = set()  # those with a request at the server
         self.asleep = 0  # tasks that wait before another try
-        self.done: deque[Result] = deque()
+        self.done: deque[list[Result]] = deque()  # what each reply brought: it is stored as one
         self.more = False  # there may be room for other requests right away
         self.exhausted = False
         self.stopped: BaseException | None = None
@@ -198,8 +198,7 @@ class Flight:
             self.asleep -= 1
 
     def take(self, request: Request, samples: tuple[int, ...], reply: Reply) -> None:
-        for sample, completion in zip(samples, reply.completions, strict=False):
-            self.done.append((request, sample, completion))
+        self.done.append([(request, s, c) for s, c in zip(samples, reply.completions, strict=False)])
         self.dialect.learn(len(samples), reply)
         if missing := samples[len(reply.completions) :]:
             self.start(request, missing)
@@ -213,8 +212,8 @@ class Flight:
                 "Run the same command again when it is back: all that was answered is stored."
             )
         reply = kept(failure.reply, self.backend.api_key)
-        for sample in samples:
-            self.done.append((request, sample, Completion("", "error", error=str(failure), reply=reply)))
+        failed = Completion("", "error", error=str(failure), reply=reply)
+        self.done.append([(request, sample, failed) for sample in samples])
 
     async def once(self, request: Request, samples: tuple[int, ...]) -> Reply | None:
         """One try. None where it was taken up again in another form."""

@@ -92,7 +92,7 @@ class OpenAIBackend:
                     while flight.fill(requests) or flight.tasks or flight.done:
                         run(flight.something())
                         for _ in range(min(len(flight.done), SOME)):
-                            yield flight.done.popleft()
+                            yield from flight.done.popleft()
                     if flight.stopped is not None:
                         raise flight.stopped
                     if flight.spent is not None:
