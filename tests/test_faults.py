@@ -362,6 +362,7 @@ def preloaded(folder: Path) -> str:
     return str(library)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("days", [1, pytest.param(-1, marks=pytest.mark.slow)])
 def test_f9_the_clock_jumps_by_a_day(tmp_path: Path, days: int) -> None:
     clock = tmp_path / "jumped"
