@@ -22,7 +22,9 @@ from typing import Any
 import pytest
 
 from asking import ask as ask_backend
+from cotdistill.backends.batch import BatchBackend
 from cotdistill.backends.openai import OpenAIBackend
+from cotdistill.backends.probe import probe
 from cotdistill.budget import Budget
 from cotdistill.completions import Completion, Request, SamplingParams
 from cotdistill.config import LimitsConfig
@@ -529,8 +531,18 @@ def test_f23_a_proxy_is_never_asked_for_loopback(monkeypatch: pytest.MonkeyPatch
         backend = OpenAIBackend("fake", "http://teacher.example/v1")
         assert [c.text for c in ask_backend(backend, requests(5))] == [right(i) for i in range(5)]
         seen = proxy.stats()
-    assert (seen["requests"], seen["keys"]) == (5, [""])
-    assert seen["paths"] == ["POST http://teacher.example/v1/chat/completions"]
+        assert (seen["requests"], seen["keys"]) == (5, [""])
+        assert seen["paths"] == ["POST http://teacher.example/v1/chat/completions"]
+        # So do the batch API and doctor's look at a server.
+        with pytest.raises(BackendError):
+            list(
+                BatchBackend("fake", "http://teacher.example/v1", tmp_path / "b", retries=0).generate(iter(requests(1)))
+            )
+        probe("http://teacher.example/v1", "", "fake", "chat", timeout=5)
+        seen = proxy.stats()
+    assert seen["keys"] == [""]
+    assert {path.split()[1].split("/v1")[0] for path in seen["paths"]} >= {"http://teacher.example"}
+    assert len(seen["paths"]) > 2
 
 
 @pytest.fixture(scope="module")

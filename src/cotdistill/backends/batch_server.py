@@ -25,16 +25,14 @@ from urllib.parse import quote
 import aiohttp
 import orjson
 
+from cotdistill.backends.exchange import open_session
 from cotdistill.backends.wire import (
     MAX_REPLY_BYTES,
     RETRIED,
     Transient,
     advice,
-    authorization,
     checked_key,
     clean,
-    host_of,
-    is_loopback,
     retry_after,
     server_message,
 )
@@ -43,7 +41,6 @@ from cotdistill.errors import BackendError
 MAX_LINE_BYTES = 16 * 2**20
 CHUNK_BYTES = 2**18
 SLOWEST = 16 * 2**10  # bytes a second that a file must come or go at, when `timeout` has passed
-CONNECT_SECONDS = 10.0
 FIRST_TRIES = 3  # for a server that has never answered
 BACKOFF_SECONDS, BACKOFF_CAP = 0.5, 30.0
 MAX_SILENT = 60  # looks at a batch, of which most are a minute apart
@@ -77,7 +74,6 @@ class BatchServer:
         self.timeout = timeout
         self.retries = retries
         self._api_key = checked_key(api_key, base_url)
-        self._loopback = is_loopback(host_of(base_url))
         self._reached = False  # any reply has come
         self._silent = 0  # looks at a batch in a row that brought no reply
         self._session: aiohttp.ClientSession | None = None
@@ -307,17 +303,8 @@ class BatchServer:
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
-            headers = {"Accept-Encoding": "identity"}
-            if self._api_key:
-                headers["Authorization"] = authorization(self._api_key)
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(force_close=True),  # a minute between two calls outlives a kept one
-                headers=headers,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
-                # A proxy of the environment, but never between here and here: it would see the key.
-                trust_env=not self._loopback,
-            )
+            # A minute between two calls outlives a connection that is kept.
+            self._session = open_session(self.base_url, self._api_key, keep_alive=False)
         return self._session
 
     async def _pause(self, attempt: int, failure: Transient) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from cotdistill.backends.pace import MOST_AT_ONCE
-from cotdistill.backends.wire import MAX_REPLY_BYTES, Transient, authorization, clean
+from cotdistill.backends.wire import MAX_REPLY_BYTES, Transient, authorization, clean, host_of, is_loopback
 from cotdistill.errors import BackendError
 
 if TYPE_CHECKING:
@@ -35,6 +35,26 @@ def free_files() -> int:
     return max(1, limit - len(os.listdir("/dev/fd")) - SPARE_FILES)  # noqa: PTH208 - names are enough
 
 
+def open_session(
+    base_url: str, api_key: str, keep_alive: bool = True, seconds: float | None = None
+) -> aiohttp.ClientSession:
+    """A session for one server, with the key in its headers; made in a running loop. `seconds` for one request."""
+    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+    if api_key:
+        headers["Authorization"] = authorization(api_key)
+    # Those of the environment, but never between here and here: a proxy would see the key. Not by
+    # aiohttp's trust_env: that also reads ~/.netrc, and puts what it finds there in the key's place.
+    host = host_of(base_url)
+    direct = is_loopback(host) or urllib.request.proxy_bypass(host)
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, force_close=not keep_alive),  # Pace limits
+        headers=headers,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=min(seconds or CONNECT_SECONDS, CONNECT_SECONDS)),
+        proxy=None if direct else urllib.request.getproxies().get(base_url.lower().partition(":")[0]),
+    )
+
+
 class Exchange:
     """The connections to a backend's endpoint; made in a running loop. `too_many` is called where there are no more."""
 
@@ -42,20 +62,7 @@ class Exchange:
         self.endpoint, self.api_key, self.timeout = backend.endpoint, backend.api_key, backend.limits.timeout
         self.too_many = too_many
         self.reached = False  # any reply has come
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-        if self.api_key:
-            headers["Authorization"] = authorization(self.api_key)
-        self.http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),  # Pace limits
-            headers=headers,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
-        )
-        # Those of the environment, but never between here and here: a proxy would see the key. Not by
-        # aiohttp's trust_env: that also reads ~/.netrc, and puts what it finds there in the key's place.
-        scheme, host = backend.scheme_and_host
-        direct = backend.loopback or urllib.request.proxy_bypass(host)
-        self.proxy = None if direct else urllib.request.getproxies().get(scheme)
+        self.http = open_session(self.endpoint, self.api_key)
 
     async def close(self) -> None:
         await self.http.close()
@@ -66,7 +73,7 @@ class Exchange:
         try:
             async with (
                 asyncio.timeout(self.timeout),
-                self.http.post(self.endpoint, data=content, allow_redirects=False, proxy=self.proxy) as response,
+                self.http.post(self.endpoint, data=content, allow_redirects=False) as response,
             ):
                 async for chunk in response.content.iter_any():
                     reply += chunk

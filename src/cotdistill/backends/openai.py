@@ -9,6 +9,7 @@ samples of a prompt go out as one request where the server honours `n`.
 
 from __future__ import annotations
 
+import copy
 import signal
 import threading
 import time
@@ -18,12 +19,7 @@ from typing import Literal
 
 from cotdistill.backends.flight import SOME, Flight, Result
 from cotdistill.backends.loops import own_loop
-from cotdistill.backends.wire import (
-    EMPTY,
-    checked_key,
-    host_of,
-    is_loopback,
-)
+from cotdistill.backends.wire import EMPTY, checked_key
 from cotdistill.budget import Budget, Price
 from cotdistill.completions import Request, SamplingParams
 from cotdistill.config import LimitsConfig
@@ -56,9 +52,6 @@ class OpenAIBackend:
         self.limits = limits
         self.budget = budget or Budget()
         self.price = price or Price(0, 0)
-        host = host_of(base_url)
-        self.loopback = is_loopback(host)
-        self.scheme_and_host = base_url.lower().partition(":")[0], host
         self.endpoint = base_url.rstrip("/") + ("/chat/completions" if self.chat else "/completions")
         self.api_key = checked_key(api_key, base_url)
 
@@ -69,8 +62,8 @@ class OpenAIBackend:
 
     def check(self) -> str:
         """Ask for a few tokens, once; returns how it went, such as "200 OK in 0.12 s"."""
-        once = OpenAIBackend.__new__(OpenAIBackend)
-        once.__dict__ = {**self.__dict__, "limits": self.limits.model_copy(update={"retries": 0})}
+        once = copy.copy(self)
+        once.limits = self.limits.model_copy(update={"retries": 0})
         start = time.monotonic()
         ((_, _, completion),) = once.generate(iter([Request(("Say hi.",), SamplingParams(8))]))
         # A thinking model may spend so few tokens before its first word.

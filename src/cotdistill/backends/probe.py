@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 
-from cotdistill.backends.exchange import CONNECT_SECONDS
+from cotdistill.backends.exchange import open_session
 from cotdistill.backends.openai import OpenAIBackend
-from cotdistill.backends.wire import MAX_REPLY_BYTES, authorization
+from cotdistill.backends.wire import MAX_REPLY_BYTES
 from cotdistill.config import nearest
 
 PROMPT = "A random list of ten English words:"  # many ways to go on, as a chat message and as plain text
@@ -120,15 +120,7 @@ def probe(base_url: str, api_key: str, model: str, api: Literal["chat", "complet
 
 
 async def _probe(base_url: str, api_key: str, backend: OpenAIBackend, timeout: float) -> Found:
-    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-    if api_key:
-        headers["Authorization"] = authorization(api_key)
-    async with aiohttp.ClientSession(
-        headers=headers,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(timeout, CONNECT_SECONDS)),
-        trust_env=not backend.loopback,  # a proxy would see the key
-    ) as http:
+    async with open_session(base_url, api_key, seconds=timeout) as http:
         listed = await _call(http, base_url + "/models", seconds=NAME_SECONDS)
         if not listed.status:
             return Found()
