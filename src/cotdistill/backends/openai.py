@@ -13,52 +13,35 @@ import copy
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 from cotdistill.backends.flight import SOME, Flight, Result
 from cotdistill.backends.loops import own_loop
-from cotdistill.backends.wire import EMPTY, checked_key
+from cotdistill.backends.remote import Api, Remote
+from cotdistill.backends.wire import EMPTY
 from cotdistill.budget import Budget, Price
 from cotdistill.completions import Request, SamplingParams
 from cotdistill.config import LimitsConfig
-from cotdistill.errors import BackendError, ConfigError
+from cotdistill.errors import BackendError
 
 
-class OpenAIBackend:
-    """A model behind an OpenAI-compatible server.
-
-    `budget` is what may be spent, `price` what it costs. Raises `ConfigError` for a `base_url` or key that
-    cannot work, and `BackendError` for a key that would cross a network in the clear.
-    """
+class OpenAIBackend(Remote):
+    """A model behind an OpenAI-compatible server, asked as fast as it answers, within `limits`."""
 
     def __init__(
         self,
         model: str,
         base_url: str,
         api_key: str = "",
-        api: Literal["chat", "completions"] = "chat",
+        api: Api = "chat",
         system: str = "",
         limits: LimitsConfig = LimitsConfig(),  # noqa: B008 - frozen
         budget: Budget | None = None,
         price: Price | None = None,
     ) -> None:
-        if system and api != "chat":
-            raise ConfigError("teacher.system: a plain completion has no system message.\nSet teacher.api=chat.")
-        self.model = model
-        self.system = system
-        self.chat = api == "chat"
+        super().__init__(model, base_url, api_key, api, system, budget, price)
         self.limits = limits
-        self.budget = budget or Budget()
-        self.price = price or Price(0, 0)
-        self.endpoint = base_url.rstrip("/") + ("/chat/completions" if self.chat else "/completions")
-        self.api_key = checked_key(api_key, base_url)
-
-    @property
-    def identity(self) -> Mapping[str, str]:
-        identity = {"model": self.model, "endpoint": self.endpoint}
-        return {**identity, "system": self.system} if self.system else identity
 
     def check(self) -> str:
         """Ask for a few tokens, once; returns how it went, such as "200 OK in 0.12 s"."""

@@ -272,11 +272,11 @@ def is_loopback(host: str) -> bool:
 
 
 def checked_key(api_key: str, base_url: str) -> str:
-    """The key, fit for a header. Raises `BackendError` where it would cross a network in the clear."""
-    api_key = api_key.strip()
+    """The key for a usable address. Raises `BackendError` where it would cross a network in the clear."""
+    loopback, api_key = is_loopback(host_of(base_url)), api_key.strip()
     if not (api_key.isascii() and api_key.isprintable()):
         raise ConfigError("teacher.api_key: it has characters that no HTTP header holds.\nCopy it again.")
-    if api_key and not is_loopback(host_of(base_url)) and base_url.lower().startswith("http:"):
+    if api_key and not loopback and base_url.lower().startswith("http:"):
         raise BackendError(
             f"{base_url}: an API key would cross the network unencrypted.\n"
             "Set teacher.base_url to an https:// address, or leave teacher.api_key empty."
