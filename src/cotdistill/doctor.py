@@ -29,6 +29,7 @@ from cotdistill.errors import BackendError, ConfigError, CotdistillError
 from cotdistill.methods import METHODS
 from cotdistill.models import COMPLETE, EMBEDDED, cache_folder, model_identity
 from cotdistill.tasks import load_task
+from cotdistill.workers import cores
 
 PYTHON = (3, 11)
 DISK_GB = 2
@@ -188,11 +189,6 @@ def memory() -> Check:
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GB
     fix = f"Use a machine with {MEMORY_GB} GB, or try a smaller student.batch_size."
     return Check("memory", total >= MEMORY_GB, f"{total:.1f} GB", fix)
-
-
-def cores() -> int:
-    """Those this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def compute() -> Check:
