@@ -197,7 +197,7 @@ class Job:
             reason = "failed"
         elif self.config.keep == "correct" and judged[1] != "correct":
             reason = judged[1]
-        elif generation.finish_reason == "length" and self.config.truncated == "drop":
+        elif _cut(generation, self.config):
             reason = "truncated"
         elif not (folded := fold(rationale)):
             reason = "empty"
@@ -217,9 +217,17 @@ def _job(questions: list[tuple[Any, ...]], *rest: Any) -> Job:
     return Job({row[0]: Question(*row) for row in questions}, *rest)
 
 
-def usable(generation: Generation, judged: Score, config: CurateConfig) -> bool:
-    """Whether a rationale is right, and not dropped for its cut."""
-    return judged.correct and not (generation.finish_reason == "length" and config.truncated == "drop")
+def rationale_of(
+    generation: Generation, question: Question, teacher: Method, answer_type: AnswerType, config: CurateConfig
+) -> str | None:
+    """The rationale of a generation that is right and not dropped for its cut, folded; None of any other."""
+    rationale, answer = split_answer(generation, teacher, answer_type)
+    right = judge(generation, answer, question, answer_type, {})[1] == "correct"
+    return fold(rationale) or None if right and not _cut(generation, config) else None
+
+
+def _cut(generation: Generation, config: CurateConfig) -> bool:
+    return generation.finish_reason == "length" and config.truncated == "drop"
 
 
 def _choose(looks: Sequence[Look], config: CurateConfig) -> list[str | None]:

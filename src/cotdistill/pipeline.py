@@ -33,16 +33,16 @@ from cotdistill.backends import Backend
 from cotdistill.budget import Budget
 from cotdistill.completions import canonical
 from cotdistill.config import Config
-from cotdistill.curate import Curated, answer_pairs, curate, usable, without_leaked
+from cotdistill.curate import Curated, answer_pairs, curate, rationale_of, without_leaked
 from cotdistill.errors import BudgetReached, ConfigError, DataError
-from cotdistill.evaluate import evaluate, score, split_answer, verdict
+from cotdistill.evaluate import evaluate, score, verdict
 from cotdistill.generate import generate
 from cotdistill.methods import HUMAN, METHODS, Method, methods, teacher_method
 from cotdistill.models import drop_weights, free_memory, is_seq2seq, model_identity
 from cotdistill.plan import Plan, make_plan
 from cotdistill.records import Generation, Question, Result, Score, read_jsonl, to_json, write_atomic, write_jsonl
 from cotdistill.store import Store
-from cotdistill.tasks import Task, exemplars_of, fold, load_task, without_exemplars
+from cotdistill.tasks import Task, exemplars_of, load_task, without_exemplars
 from cotdistill.teachers import Teacher, ask_teachers, limit_of, open_teachers, read_teachers
 from cotdistill.train import train, trained_facts
 
@@ -126,10 +126,7 @@ class Run:
 
     def right(self, question: Question, generation: Generation) -> str | None:
         """The rationale of a generation that can be kept, by which it is told from others; None of any other."""
-        judged = score(generation, question, self.teacher_method, self.answer_type)
-        if not usable(generation, judged, self.config.curate):
-            return None
-        return fold(split_answer(generation, self.teacher_method, self.answer_type)[0]) or None
+        return rationale_of(generation, question, self.teacher_method, self.answer_type, self.config.curate)
 
 
 def run(config: Config, until: Stage = "report") -> Run:
