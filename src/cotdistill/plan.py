@@ -66,21 +66,25 @@ def make_plan(
 ) -> Plan:
     """What is missing of a job, and what it will cost; asks for nothing."""
     by_id = {question.id: question for question in questions}
-    pilot = [list(group) for _, group in groupby(_answered(job, questions, store), key=lambda g: g.question_id)]
+    pilot = [
+        [(g.prompt_tokens, g.completion_tokens, right(by_id[g.question_id], g)) for g in group]
+        for _, group in groupby(_answered(job, questions, store), key=lambda g: g.question_id)
+    ]
     stored = sum(map(len, pilot))
     missing = len(questions) * job.n - stored
     per_sample = 2 if job.cue else 1
+    share = None
     if pilot:
-        prompt = _mean([[g.prompt_tokens for g in group] for group in pilot])
-        written = _mean([[g.completion_tokens for g in group] for group in pilot])
-        share = _share([[right(by_id[g.question_id], g) for g in group] for group in pilot])
+        prompt = _mean([[tokens for tokens, *_ in group] for group in pilot])
+        written = _mean([[tokens for _, tokens, _ in group] for group in pilot])
+        share = _share([[is_right for *_, is_right in group] for group in pilot])
     else:
         length = sum(len(Work(job, question).prompt[0].encode()) for question in questions) / max(1, len(questions))
         most = job.first.sampling.max_tokens + (job.second.sampling.max_tokens if job.cue else 0)
         # The second prompt holds the first and what it brought.
         repeated = job.first.sampling.max_tokens if job.cue else 0
         prompt = Estimate(math.ceil(length / BYTES_A_TOKEN) * per_sample + repeated)
-        written, share = Estimate(most), None
+        written = Estimate(most)
     usd = None
     if price is not None:
         bounds = [
