@@ -64,7 +64,9 @@ def run_command(arguments: ConfigArgs = None, as_json: AsJson = False) -> None:
 def generate_command(
     arguments: ConfigArgs = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it will ask and cost; ask nothing.")] = False,
-    pilot: Annotated[int, typer.Option(help="Ask so many questions first, to say it from them; they are kept.")] = 0,
+    pilot: Annotated[
+        int, typer.Option(min=0, help="Ask so many questions first, to say it from them; they are kept.")
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Ask the teacher; every completion is stored before it counts."""

@@ -132,6 +132,14 @@ class TeacherConfig(Section):
             raise ValueError(f"mode: batch needs backend openai, and it is {self.backend}")
         return self
 
+    @model_validator(mode="after")
+    def _enough_can_be_reached(self) -> TeacherConfig:
+        if self.until > self.samples:
+            raise ValueError(
+                f"until: {self.until} right rationales cannot come of samples: {self.samples}; raise samples"
+            )
+        return self
+
 
 class LimitsConfig(Section):
     """What an endpoint is asked at once, how fast, for how long, and what it may cost in all."""
