@@ -23,7 +23,7 @@ from cotdistill.budget import Amount, Budget
 from cotdistill.completions import Completion, Request, SamplingParams, canonical, identity_text, turns_text
 from cotdistill.config import TaskConfig
 from cotdistill.errors import ConfigError, DataError
-from cotdistill.generate import generate, make_job
+from cotdistill.generate import first_params, generate, make_job
 from cotdistill.methods import METHODS
 from cotdistill.records import Generation, Question
 from cotdistill.schema import VERSION
@@ -171,7 +171,7 @@ def test_f10_a_changed_value(whole: Path, tmp_path: Path, statement: str, then: 
     path = tmp_path / "s.sqlite"
     shutil.copy(whole, path)
     with Store(path, read_only=True) as store:
-        job = make_job(Teacher(), COT, 2, 0.7)
+        job = make_job(Teacher(), COT, first_params(COT, temperature=0.7), 2)
         expected = ask(store, Teacher())
         assert len(store.finished(job.id, 2)) == len(QUESTIONS)
     db = sqlite3.connect(path)

@@ -12,11 +12,11 @@ import pytest
 from cotdistill import answers
 from cotdistill.backends import RECORDED
 from cotdistill.backends.recorded import RecordedBackend
-from cotdistill.completions import Completion, Request
+from cotdistill.completions import Completion, Request, SamplingParams
 from cotdistill.config import load_config, load_quickstart
 from cotdistill.errors import BudgetReached, ConfigError
 from cotdistill.evaluate import score
-from cotdistill.generate import ask, make_job, read
+from cotdistill.generate import ask, first_params, make_job, read
 from cotdistill.jobs import Until
 from cotdistill.methods import METHODS, teacher_method
 from cotdistill.pipeline import plan_teachers, run
@@ -59,7 +59,8 @@ def right(question: Question, generation: Generation) -> str | None:
 def replay(store: Path, until: Until | None, most: int = 10**9) -> tuple[int, list[Generation]]:
     """The recorded rationales that were asked for, and what they were."""
     backend, c = Counting(most), CONFIG.teacher
-    job = make_job(backend, METHOD, SAMPLES, c.temperature, c.top_p, c.max_tokens, c.stop, c.seed, until)
+    first = first_params(METHOD, c.max_tokens, c.temperature, c.top_p, c.stop, c.seed)
+    job = make_job(backend, METHOD, first, SAMPLES, until)
     with Store(store) as bought:
         try:
             ask(job, TASK.train, backend, bought)
@@ -123,7 +124,7 @@ def test_distinct_right_rationales_are_what_counts(tmp_path: Path, enough: int, 
     dice = Dice()
     until = Until(enough, lambda q, g: g.text if g.text.startswith("right") else None, sparing)
     with Store(tmp_path / "s.sqlite") as store:
-        job = make_job(dice, METHODS["zero_shot"], 8, 0.7, until=until)
+        job = make_job(dice, METHODS["zero_shot"], SamplingParams(32, 0.7), 8, until)
         ask(job, questions, dice, store)
         generations = list(read(job, questions, store))
     assert len(dice.samples) == len(set(dice.samples)) == len(generations)
@@ -174,6 +175,7 @@ def test_several_teachers_are_told_apart_all_the_way(tmp_path: Path, monkeypatch
     ("text", "said"),
     [
         ("teachers: [{model: a}, {model: a, seed: 1}]", r"c\.yaml: teachers: two have the same name"),
+        ("teacher: {model: a, until: 8, samples: 4}", "cannot come of samples: 4; raise samples"),
         ("teacher: {backend: transformers, mode: batch}", "batch needs backend openai"),
         ("teachers: [{model: a}, {model: b, style: one_step}]", "must be the same for all"),
         ("teachers: {model: a}", "a list of sections"),

@@ -57,25 +57,16 @@ def generate(
     authors' code). A sample that fails for good comes back as a generation of finish reason "error" and
     is asked again by the next run. Raises what the backend raises, with all that was answered stored.
     """
-    job = make_job(backend, method, n, temperature, top_p, max_tokens, stop, seed, until)
+    first = first_params(method, max_tokens, temperature, top_p, stop, seed)
+    job = make_job(backend, method, first, n, until)
     ask(job, questions, backend, store, progress)
     return read(job, questions, store)
 
 
-def make_job(
-    backend: Backend,
-    method: Method,
-    n: int = 1,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    max_tokens: int | None = None,
-    stop: tuple[str, ...] = (),
-    seed: int = 0,
-    until: Until | None = None,
-) -> Job:
-    """How a backend's model is asked, as `generate` has it."""
-    first = Pool(backend.identity, first_params(method, max_tokens, temperature, top_p, stop, seed))
-    return Job(method, n, first, Pool(backend.identity, second_params(method, stop)), until)
+def make_job(backend: Backend, method: Method, first: SamplingParams, n: int = 1, until: Until | None = None) -> Job:
+    """How a backend's model is asked: `n` samples of the first prompt by `first`, the second greedily."""
+    second = second_params(method, first)
+    return Job(method, n, Pool(backend.identity, first), Pool(backend.identity, second), until)
 
 
 def ask(
@@ -98,9 +89,9 @@ def first_params(
     return SamplingParams(max_tokens or method.max_tokens, float(temperature), float(top_p), method.stop + stop, seed)
 
 
-def second_params(method: Method, stop: tuple[str, ...] = ()) -> SamplingParams:
-    """How the second prompt is sampled: greedily."""
-    return SamplingParams(method.answer_tokens, stop=method.stop + stop)
+def second_params(method: Method, first: SamplingParams) -> SamplingParams:
+    """How the second prompt is sampled: greedily, and to the same stops."""
+    return SamplingParams(method.answer_tokens, stop=first.stop)
 
 
 def read(job: Job, questions: Sequence[Question], store: Store, partial: bool = False) -> Iterator[Generation]:

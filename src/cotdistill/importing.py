@@ -266,7 +266,7 @@ def _rows(
 ) -> dict[tuple[bytes, int], tuple[str, Row]]:
     """What `generate` would have stored, by key and sample, each with its place; of two texts the first stands."""
     identity = {"model": model, "form": "imported"}
-    first, second = Pool(identity, params), Pool(identity, second_params(method))
+    first, second = Pool(identity, params), Pool(identity, second_params(method, params))
     rows: dict[tuple[bytes, int], tuple[str, Row]] = {}
     repeats, others = 0, []
     for output in outputs:

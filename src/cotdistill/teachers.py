@@ -16,7 +16,7 @@ from cotdistill.backends import Backend, open_backend
 from cotdistill.budget import ENDLESS, Amount, Budget, Price
 from cotdistill.config import Config, LimitsConfig, TeacherConfig
 from cotdistill.errors import ConfigError
-from cotdistill.generate import ask, make_job, read
+from cotdistill.generate import ask, first_params, make_job, read
 from cotdistill.jobs import Job, Until
 from cotdistill.methods import Method
 from cotdistill.prices import price_of
@@ -44,9 +44,8 @@ class Teacher:
         """How it is asked; `right` judges a rationale, where it is asked until there are enough."""
         c = self.config
         until = Until(c.until, right, self.sparing) if c.until else None
-        return make_job(
-            self.backend, self.method, c.samples, c.temperature, c.top_p, c.max_tokens, c.stop, c.seed, until
-        )
+        first = first_params(self.method, c.max_tokens, c.temperature, c.top_p, c.stop, c.seed)
+        return make_job(self.backend, self.method, first, c.samples, until)
 
 
 def open_teachers(config: Config, method: Method, budget: Budget) -> list[Teacher]:
