@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
-import threading
 import time
-from collections.abc import Iterator
 from email.utils import formatdate
 from typing import Any, Literal
 
@@ -22,14 +19,7 @@ from servers import Server, start_server
 
 SAMPLED = SamplingParams(32, temperature=0.7)
 KEY = "sk-canary-0123456789"
-
-
-@pytest.fixture(autouse=True)
-def _no_thread_is_left() -> Iterator[None]:
-    before = set(threading.enumerate())
-    yield
-    gc.collect()  # a task or a transport that was not closed warns here, and warnings are errors
-    assert set(threading.enumerate()) <= before
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 def questions(n: int, params: SamplingParams = SAMPLED) -> list[Request]:
