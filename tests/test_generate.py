@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 
 from cotdistill.backends.openai import OpenAIBackend
 from cotdistill.completions import Completion, Request, SamplingParams
+from cotdistill.config import LimitsConfig
 from cotdistill.errors import BackendError
+from cotdistill.generate import UNSAVED
 from cotdistill.generate import generate as generate_all
 from cotdistill.methods import METHODS
 from cotdistill.records import Generation, Question
-from cotdistill.store import Store
+from cotdistill.store import Mark, Row, Store
 from servers import start_server
 
 QUESTIONS = [Question(str(i), f"What is {i} plus 1?", str(i + 1)) for i in range(5)]
@@ -196,3 +199,78 @@ def test_scripted_and_real_backends_give_the_same_kind_of_thing(store: Store) ->
     assert [(g.text, g.answer_text) for g in generations] == [
         (f" {i} plus 1 is {i} + 1 = {i + 1}.", f" {i + 1}.") for i in range(5)
     ]
+
+
+class Watched(Store):
+    """Notes the lots that are handed to the writer."""
+
+    lots: list[list[Row | Mark]]
+
+    @contextmanager
+    def writer(
+        self, committed: Callable[[Sequence[Row | Mark]], object] = lambda items: None
+    ) -> Iterator[Callable[[Sequence[Row | Mark]], None]]:
+        self.lots = []
+        with super().writer(committed) as write:
+
+            def put(items: Sequence[Row | Mark]) -> None:
+                self.lots.append([*items])
+                write(items)
+
+            yield put
+
+
+class Held(Store):
+    """Lets nothing reach the disk before somebody waits for it."""
+
+    @contextmanager
+    def writer(
+        self, committed: Callable[[Sequence[Row | Mark]], object] = lambda items: None
+    ) -> Iterator[Callable[[Sequence[Row | Mark]], None]]:
+        held: list[Row | Mark] = []
+        with super().writer(committed) as write:
+
+            def put(items: Sequence[Row | Mark]) -> None:
+                held.extend(items)
+                if not items:  # what waits for the disk hands over nothing
+                    write(held[:])
+                    held.clear()
+
+            yield put
+            write(held)
+
+
+def test_a_reply_s_samples_are_stored_as_one(tmp_path: Path) -> None:
+    """Else a kill between two of them leaves one to be asked for alone, which is another text."""
+    questions = [Question(str(i), f"What is {i} plus 1?", str(i + 1)) for i in range(60)]
+    watched = Watched(tmp_path / "s.sqlite")
+    with start_server() as server, watched:
+        backend = OpenAIBackend("fake", server.base_url, limits=LimitsConfig(concurrency=40))
+        generate(questions, backend, METHODS["zero_shot"], watched, n=5, temperature=0.7)
+        assert server.stats()["requests"] == 60
+    together = [Counter(item.key for item in lot if isinstance(item, Row)) for lot in watched.lots]
+    assert {count for lot in together for count in lot.values()} == {5}
+    assert sum(map(len, together)) == 60
+
+
+def test_no_more_is_asked_than_the_disk_keeps_up_with(tmp_path: Path) -> None:
+    """What is paid and not yet stored is lost to a kill: there may be so much of it, and then asking waits."""
+    held, most = Held(tmp_path / "s.sqlite"), 0
+
+    class Instant(Together):
+        def generate(
+            self, requests: Iterator[Request | None]
+        ) -> Generator[tuple[Request, int, Completion], None, None]:
+            nonlocal most
+            paid = 0
+            for request in requests:
+                if request is not None:
+                    most = max(most, paid - len(held))
+                    paid += 1
+                    yield request, 0, Completion("1", "stop")
+
+    questions = [Question(str(i), f"What is {i}?", "1") for i in range(2000)]
+    with held:
+        generate(questions, Instant(0), METHODS["zero_shot"], held)
+        assert len(held) == 2000
+    assert 0 < most <= 2 * UNSAVED
