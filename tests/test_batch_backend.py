@@ -508,6 +508,9 @@ def test_no_server_is_said_soon(tmp_path: Path) -> None:
         other = BatchBackend("fake", f"{server.base_url}/nothing", tmp_path / "j")
         with pytest.raises(BackendError, match="not every server has the files and batches endpoints"):
             list(other.generate(iter(questions(2))))
+        secure = BatchBackend("fake", server.base_url.replace("http:", "https:"), tmp_path / "j", poll_seconds=0.01)
+        with pytest.raises(BackendError, match=r"teacher\.base_url is right to say https"):
+            list(secure.generate(iter(questions(2))))
 
 
 @pytest.mark.parametrize(

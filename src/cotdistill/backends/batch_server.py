@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import random
 import re
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import IO, Any, TypeVar
 from urllib.parse import quote
@@ -25,24 +24,21 @@ from urllib.parse import quote
 import aiohttp
 import orjson
 
-from cotdistill.backends.exchange import open_session
+from cotdistill.backends.exchange import FIRST_TRIES, backoff, no_server, not_trusted, open_session
 from cotdistill.backends.wire import (
     MAX_REPLY_BYTES,
     RETRIED,
     Transient,
-    advice,
     checked_key,
     clean,
+    refusal,
     retry_after,
-    server_message,
 )
 from cotdistill.errors import BackendError
 
 MAX_LINE_BYTES = 16 * 2**20
 CHUNK_BYTES = 2**18
 SLOWEST = 16 * 2**10  # bytes a second that a file must come or go at, when `timeout` has passed
-FIRST_TRIES = 3  # for a server that has never answered
-BACKOFF_SECONDS, BACKOFF_CAP = 0.5, 30.0
 MAX_SILENT = 60  # looks at a batch, of which most are a minute apart
 MAX_PAGES = 1000
 NONCE = "cotdistill"  # the key of a batch's metadata under which it stands
@@ -107,7 +103,7 @@ class BatchServer:
         }
 
         async def once() -> str:
-            reply = await self._call("POST", "/files", parts, headers, self.timeout + size / SLOWEST)
+            reply = await self._json(self._sent("POST", "/files", parts, headers, self.timeout + size / SLOWEST))
             if not isinstance(file_id := reply.get("id"), str):
                 raise Transient("the reply to an upload has no file id")
             return file_id
@@ -134,7 +130,7 @@ class BatchServer:
         headers = {"Content-Type": "application/json", "Content-Length": str(len(content))}
         for attempt in itertools.count():
             try:
-                return await self._batch("POST", "/batches", parts, headers)
+                return await self._batch(self._sent("POST", "/batches", parts, headers))
             except Transient as error:
                 error.wait = max(error.wait, settle)
                 await self._pause(attempt, error)
@@ -150,7 +146,7 @@ class BatchServer:
         """The batch that was made of a file, if there is one."""
         after = ""
         for _ in range(MAX_PAGES):
-            page = await self._tried(partial(self._call, "GET", f"/batches?limit=100{after}"))
+            page = await self._tried(partial(self._page, after))
             data = page.get("data")
             batches: list[dict[str, Any]] = list(filter(_is_batch, data)) if isinstance(data, list) else []
             for batch in batches:
@@ -165,9 +161,15 @@ class BatchServer:
                 return None
         return None
 
+    async def _page(self, after: str) -> dict[str, Any]:
+        return await self._json(self._sent("GET", f"/batches?limit=100{after}"))
+
     async def batch(self, batch_id: str) -> dict[str, Any] | None:
         """A batch as it stands; None while the server is away, which a day's wait must bear, up to an hour."""
-        once = partial(self._batch, "GET", f"/batches/{quote(batch_id, safe='')}")
+
+        async def once() -> dict[str, Any]:
+            return await self._batch(self._sent("GET", f"/batches/{quote(batch_id, safe='')}"))
+
         try:
             batch = await (once() if self._reached else self._tried(once))
         except Transient as error:
@@ -210,7 +212,7 @@ class BatchServer:
             left = self.timeout  # seconds of waiting; what the reader takes between is its own affair
             while True:
                 began = now()
-                async with _failures_named(self._api_key, left):
+                async with self._failures_named(left):
                     chunk = await response.content.read(CHUNK_BYTES)
                 left = min(left + len(chunk) / SLOWEST - (now() - began), self.timeout)
                 *lines, rest = (rest + chunk).split(b"\n")
@@ -232,21 +234,14 @@ class BatchServer:
                 await self._pause(attempt, error)
         raise AssertionError
 
-    async def _batch(self, method: str, path: str, *rest: Any) -> dict[str, Any]:
-        if not _is_batch(batch := await self._call(method, path, *rest)):
+    async def _batch(self, sent: AbstractAsyncContextManager[aiohttp.ClientResponse]) -> dict[str, Any]:
+        if not _is_batch(batch := await self._json(sent)):
             raise Transient("the reply is no batch")
         return batch
 
-    async def _call(
-        self,
-        method: str,
-        path: str,
-        body: Body | None = None,
-        headers: Mapping[str, str] | None = None,
-        seconds: float = 0,
-    ) -> dict[str, Any]:
-        """The JSON object that one attempt at a call brings, in so many seconds (0: `timeout`)."""
-        async with self._sent(method, path, body, headers, seconds) as response:
+    async def _json(self, sent: AbstractAsyncContextManager[aiohttp.ClientResponse]) -> dict[str, Any]:
+        """The JSON object that one attempt at a call brings."""
+        async with sent as response:
             reply = await self._read(response)
         try:
             value = orjson.loads(reply)
@@ -265,9 +260,9 @@ class BatchServer:
         headers: Mapping[str, str] | None = None,
         seconds: float = 0,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A response of status 2xx, whose content is still to be read."""
+        """A response of status 2xx in so many seconds (0: `timeout`), whose content is still to be read."""
         url = self.base_url + path
-        async with _failures_named(self._api_key, seconds or self.timeout):
+        async with self._failures_named(seconds or self.timeout):
             response = await self._http().request(
                 method, url, data=body and body(), headers=headers, allow_redirects=False
             )
@@ -279,9 +274,25 @@ class BatchServer:
         finally:
             response.close()
 
+    @asynccontextmanager
+    async def _failures_named(self, seconds: float) -> AsyncIterator[None]:
+        """What the network does to a block, as a `Transient`; it has so many seconds."""
+        key = self._api_key
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except aiohttp.ClientConnectionError as error:
+            if isinstance(error, aiohttp.ClientSSLError) and not self._reached:
+                raise not_trusted(self.base_url, error, key) from None
+            raise Transient(clean(str(error), key), unreachable=True) from None
+        except TimeoutError:
+            raise Transient(f"no whole reply within {max(seconds, 0):.3g} s") from None
+        except aiohttp.ClientError as error:
+            raise Transient(f"broken reply: {clean(str(error), key)}") from None
+
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         reply = bytearray()
-        async with _failures_named(self._api_key, self.timeout):
+        async with self._failures_named(self.timeout):
             async for chunk in response.content.iter_chunked(2**16):
                 reply += chunk
                 if len(reply) > MAX_REPLY_BYTES:
@@ -290,16 +301,12 @@ class BatchServer:
 
     def _failure(self, url: str, response: aiohttp.ClientResponse, reply: bytes) -> Exception:
         status = response.status
-        message = f"HTTP {status}: {clean(server_message(reply), self._api_key)}"
-        if 300 <= status < 400:
-            place = clean(response.headers.get("Location", "nowhere"), self._api_key)
-            message = f"HTTP {status}, the server redirects to {place}."
-            advised = "Set teacher.base_url to the address it should be; redirects are not followed."
-        elif not (advised := NO_BATCHES if status in (404, 405) else advice(status, reply) or ""):
-            if status in RETRIED or status >= 500:
-                return Transient(message, retry_after(response.headers))
-            advised = "Check the teacher section of the config."
-        return Refused(f"{url}: {message}\n{advised}", status)
+        message, advice = refusal(status, response.headers, reply, self._api_key)
+        if status in (404, 405):
+            advice = NO_BATCHES
+        elif not advice and (status in RETRIED or status >= 500):
+            return Transient(message, retry_after(response.headers))
+        return Refused(f"{url}: {message}\n{advice or 'Check the teacher section of the config.'}", status)
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -310,32 +317,16 @@ class BatchServer:
     async def _pause(self, attempt: int, failure: Transient) -> None:
         """Wait before another attempt; raises `BackendError` where there were enough."""
         if failure.unreachable and not self._reached and attempt + 1 >= min(FIRST_TRIES, self.retries + 1):
-            raise BackendError(f"no server answers at {self.base_url} ({failure}).\nStart it, or set teacher.base_url.")
+            raise no_server(self.base_url, failure)
         if attempt >= self.retries:
             raise self._given_up(failure, attempt + 1)
-        # Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
-        backoff = random.uniform(0, min(BACKOFF_CAP, BACKOFF_SECONDS * 2 ** min(attempt, 10)))
-        await asyncio.sleep(max(failure.wait, backoff))
+        await asyncio.sleep(backoff(attempt, failure.wait))
 
     def _given_up(self, failure: Transient, times: int) -> BackendError:
         return BackendError(
             f"{self.base_url}: {failure}, {times} times in a row.\n"
             "Run the same command again when it is better: what was submitted is noted."
         )
-
-
-@asynccontextmanager
-async def _failures_named(key: str, seconds: float) -> AsyncIterator[None]:
-    """What the network does to a block, as a `Transient`; it has so many seconds."""
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except aiohttp.ClientConnectionError as error:
-        raise Transient(clean(str(error), key), unreachable=True) from None
-    except TimeoutError:
-        raise Transient(f"no whole reply within {max(seconds, 0):.3g} s") from None
-    except aiohttp.ClientError as error:
-        raise Transient(f"broken reply: {clean(str(error), key)}") from None
 
 
 def _is_batch(value: Any) -> bool:

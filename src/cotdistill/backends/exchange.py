@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import random
 import resource
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from cotdistill.backends.openai import OpenAIBackend
 
 CONNECT_SECONDS = 10.0
+FIRST_TRIES = 3  # for a server that has never answered
+BACKOFF_SECONDS, BACKOFF_CAP = 0.5, 30.0
 SPARE_FILES = 16  # for the store, and for the run's files
 TLS_ADVICE = (
     "Check that teacher.base_url is right to say https. For a certificate of your own authority, set SSL_CERT_FILE "
@@ -55,6 +58,22 @@ def open_session(
     )
 
 
+def backoff(tries: int, least: float) -> float:
+    """Seconds to wait after so many tries: `least`, or more.
+
+    Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+    """
+    return max(least, random.uniform(0, min(BACKOFF_CAP, BACKOFF_SECONDS * 2 ** min(tries, 10))))
+
+
+def no_server(address: str, failure: Transient) -> BackendError:
+    return BackendError(f"no server answers at {address} ({failure}).\nStart it, or set teacher.base_url.")
+
+
+def not_trusted(address: str, error: aiohttp.ClientSSLError, api_key: str) -> BackendError:
+    return BackendError(f"{address}: {clean(str(error), api_key)}\n{TLS_ADVICE}")
+
+
 class Exchange:
     """The connections to a backend's endpoint; made in a running loop. `too_many` is called where there are no more."""
 
@@ -84,7 +103,7 @@ class Exchange:
         except aiohttp.ClientSSLError as error:
             if self.reached:
                 raise Transient(clean(str(error), self.api_key), unreachable=True) from None
-            raise BackendError(f"{self.endpoint}: {clean(str(error), self.api_key)}\n{TLS_ADVICE}") from None
+            raise not_trusted(self.endpoint, error, self.api_key) from None
         except aiohttp.ClientConnectorError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):  # our trouble, not the server's
                 self.too_many()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -14,20 +13,18 @@ import orjson
 
 from cotdistill.backends.allowance import Allowance
 from cotdistill.backends.dialect import Dialect
-from cotdistill.backends.exchange import Exchange, free_files
+from cotdistill.backends.exchange import FIRST_TRIES, Exchange, backoff, free_files, no_server
 from cotdistill.backends.pace import Pace
 from cotdistill.backends.wire import (
     BUSY,
     RETRIED,
     Reply,
     Transient,
-    advice,
-    clean,
     exhausted_for,
     kept,
     read_reply,
+    refusal,
     retry_after,
-    server_message,
 )
 from cotdistill.budget import NOTHING, Amount
 from cotdistill.completions import Completion, Request
@@ -37,11 +34,9 @@ from cotdistill.progress import say
 if TYPE_CHECKING:
     from cotdistill.backends.openai import OpenAIBackend
 
-FIRST_TRIES = 3  # for a server that has never answered
 GIVE_UP_AFTER = 20  # requests in a row that found no connection
 REFUSAL_SECONDS = 0.2  # in which a wrong key or model is told, about
 REFUSED_AT_FIRST = 3  # different prompts refused, none answered: the fault is in the config
-BACKOFF_SECONDS, BACKOFF_CAP = 0.5, 30.0
 SOME = 32
 _END = object()
 
@@ -175,9 +170,7 @@ class Flight:
                 return None
             last = attempt >= self.limits.retries or time.monotonic() - started > self.limits.retry_seconds
             if failure.unreachable and not self.exchange.reached and (last or attempt + 1 >= FIRST_TRIES):
-                raise BackendError(
-                    f"no server answers at {self.backend.endpoint} ({failure}).\nStart it, or set teacher.base_url."
-                )
+                raise no_server(self.backend.endpoint, failure)
             if self.stopped is not None:
                 return None
             if last:
@@ -188,12 +181,10 @@ class Flight:
             attempt += not (failure.busy and self.answers > answers)
 
     async def sleep(self, least: float, tries: int) -> None:
-        """Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/"""
-        backoff = random.uniform(0, min(BACKOFF_CAP, BACKOFF_SECONDS * 2 ** min(tries, 10)))
         self.asleep += 1
         self.wake.set()
         try:
-            await asyncio.sleep(max(least, backoff))
+            await asyncio.sleep(backoff(tries, least))
         finally:
             self.asleep -= 1
 
@@ -315,15 +306,9 @@ class Flight:
     ) -> Reply | None:
         """What a status other than 200 means. Raises `Transient`, or `BackendError` where it is for good."""
         b = self.backend
-        message = f"HTTP {status}: {clean(server_message(reply), b.api_key)}"
-        if found := advice(status, reply):
-            raise BackendError(f"{b.endpoint}: {message}\n{found}")
-        if 300 <= status < 400:
-            place = clean(headers.get("Location", "nowhere"), b.api_key)
-            raise BackendError(
-                f"{b.endpoint}: HTTP {status}, the server redirects to {place}.\n"
-                "Set teacher.base_url to the address it should be; redirects are not followed."
-            )
+        message, advice = refusal(status, headers, reply, b.api_key)
+        if advice:
+            raise BackendError(f"{b.endpoint}: {message}\n{advice}")
         if status in BUSY:
             self.pace.busy(sent)
         if status in RETRIED or not 400 <= status < 500:

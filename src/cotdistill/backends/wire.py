@@ -37,6 +37,8 @@ ADVICE = {
     404: "Check teacher.base_url (it should end in /v1) and teacher.model.",
 }
 
+REDIRECT_ADVICE = "Set teacher.base_url to the address it should be; redirects are not followed."
+
 
 class Transient(Exception):
     """Another try may do better, after `wait` seconds at least.
@@ -208,13 +210,20 @@ def server_message(reply: bytes) -> str:
     return str(value)
 
 
-def advice(status: int, reply: bytes) -> str | None:
-    """What to do about a status that every request will meet; None where another may fare better."""
+def refusal(status: int, headers: Mapping[str, str], reply: bytes, api_key: str) -> tuple[str, str]:
+    """What a status other than 200 says, and what to do about it: "" where not every request will meet it."""
+    if 300 <= status < 400:
+        place = clean(headers.get("Location", "nowhere"), api_key)
+        return f"HTTP {status}, the server redirects to {place}.", REDIRECT_ADVICE
+    return f"HTTP {status}: {clean(server_message(reply), api_key)}", _advice(status, reply)
+
+
+def _advice(status: int, reply: bytes) -> str:
     if status == 429 and b"insufficient_quota" in reply[:2000]:
         return ADVICE[402]
     if status in (400, 422) and re.search(rb"(?i)\bmodel.{0,80}(not.found|does not exist)", reply[:2000]):
         return ADVICE[404]
-    return ADVICE.get(status)
+    return ADVICE.get(status, "")
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
