@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import pytest
 
+from asking import TALK, TALK_BODY
 from cotdistill.backends import batch_asking as batch_module
 from cotdistill.backends.batch import BatchBackend
 from cotdistill.backends.batch_journal import Journal
@@ -92,26 +93,12 @@ def test_all_come_back_in_any_order(tmp_path: Path, api: Literal["chat", "comple
 
 
 def test_what_is_sent(tmp_path: Path) -> None:
-    params = SamplingParams(9, temperature=0.5, top_p=0.9, stop=(" END",), seed=3)
     with start_server() as server:
-        ask(server, tmp_path, [Request(("a", "b", "c"), params, (4,))], system="Be brief.")
+        ask(server, tmp_path, [TALK], system="Be brief.")
         ((body,), (batch,)) = (server.stats()[name] for name in ("bodies", "batches"))
         identity = backend(server, tmp_path, system="Be brief.").identity
     assert identity == {"model": "fake", "endpoint": f"{server.base_url}/chat/completions", "system": "Be brief."}
-    assert body == {
-        "model": "fake",
-        "messages": [
-            {"role": "system", "content": "Be brief."},
-            {"role": "user", "content": "a"},
-            {"role": "assistant", "content": "b"},
-            {"role": "user", "content": "c"},
-        ],
-        "max_tokens": 9,
-        "temperature": 0.5,
-        "top_p": 0.9,
-        "stop": [" END"],
-        "seed": Request(("a", "b", "c"), params).seed(4),
-    }
+    assert body == TALK_BODY
     assert batch["endpoint"] == "/v1/chat/completions"
 
 

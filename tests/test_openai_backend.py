@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
+from asking import TALK, TALK_BODY
 from asking import ask as ask_backend
 from cotdistill.backends.openai import OpenAIBackend
 from cotdistill.backends.wire import retry_after
@@ -50,26 +51,11 @@ def test_answers_both_prompts(server: Server, api: Literal["chat", "completions"
 
 
 def test_what_is_sent() -> None:
-    params = SamplingParams(9, temperature=0.5, top_p=0.9, stop=(" END",), seed=3)
-    request = Request(("a", "b", "c"), params, (4,))
     with start_server() as server:
-        ask(server, [request], system="Be brief.")
-        ask(server, [Request(request.prompt, SamplingParams(9))], api="completions")
+        ask(server, [TALK], system="Be brief.")
+        ask(server, [Request(TALK.prompt, SamplingParams(9))], api="completions")
         sampled, greedy = server.stats()["bodies"]
-    assert sampled == {
-        "model": "fake",
-        "messages": [
-            {"role": "system", "content": "Be brief."},
-            {"role": "user", "content": "a"},
-            {"role": "assistant", "content": "b"},
-            {"role": "user", "content": "c"},
-        ],
-        "max_tokens": 9,
-        "temperature": 0.5,
-        "top_p": 0.9,
-        "stop": [" END"],
-        "seed": request.seed(4),
-    }
+    assert sampled == TALK_BODY
     assert greedy == {"model": "fake", "prompt": "abc", "max_tokens": 9, "temperature": 0.0}
 
 
