@@ -207,11 +207,9 @@ class Watched(Store):
     lots: list[list[Row | Mark]]
 
     @contextmanager
-    def writer(
-        self, committed: Callable[[Sequence[Row | Mark]], object] = lambda items: None
-    ) -> Iterator[Callable[[Sequence[Row | Mark]], None]]:
+    def writer(self, *args: Any, **kwargs: Any) -> Iterator[Callable[[Sequence[Row | Mark]], None]]:
         self.lots = []
-        with super().writer(committed) as write:
+        with super().writer(*args, **kwargs) as write:
 
             def put(items: Sequence[Row | Mark]) -> None:
                 self.lots.append([*items])
@@ -224,11 +222,9 @@ class Held(Store):
     """Lets nothing reach the disk before somebody waits for it."""
 
     @contextmanager
-    def writer(
-        self, committed: Callable[[Sequence[Row | Mark]], object] = lambda items: None
-    ) -> Iterator[Callable[[Sequence[Row | Mark]], None]]:
+    def writer(self, *args: Any, **kwargs: Any) -> Iterator[Callable[[Sequence[Row | Mark]], None]]:
         held: list[Row | Mark] = []
-        with super().writer(committed) as write:
+        with super().writer(*args, **kwargs) as write:
 
             def put(items: Sequence[Row | Mark]) -> None:
                 held.extend(items)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from cotdistill import store as store_module
 from cotdistill.completions import (
     Completion,
     Pool,
@@ -275,6 +276,28 @@ def test_acknowledged_rows_survive_sigkill(tmp_path: Path) -> None:
     db = sqlite3.connect(path)
     assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     db.close()
+
+
+@pytest.mark.parametrize(("gather", "seconds", "first"), [(10, 60, [10]), (10, 0, [1] * 10), (1, 60, [1] * 10)])
+def test_a_commit_waits_for_company(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gather: int, seconds: int, first: list[int]
+) -> None:
+    monkeypatch.setattr(store_module, "GATHER_SECONDS", float(seconds))
+    commits: list[int] = []
+    started = time.monotonic()
+    with (
+        Store(tmp_path / "store.sqlite") as store,
+        store.writer(lambda items: commits.append(len(items)), lambda: gather) as write,
+    ):
+        for i in range(10):
+            write([row(i)])
+            time.sleep(0.02)  # in which the thread would take it
+            while len(commits) < len(first) * (i + 1) // 10:
+                time.sleep(0.001)
+        assert commits == first
+        write([row(10), row(11)])
+    assert commits == [*first, 2]  # the end waits for nobody
+    assert time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize("mode", ["claim", "store"])

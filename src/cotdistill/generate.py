@@ -155,7 +155,8 @@ class _Asking:
     def run(self, backend: Backend) -> None:
         """Ask for all that is missing."""
         try:
-            with self.store.writer(self.committed.extend) as self.write:
+            # No more wait for the disk than are in flight: a kill or a full disk loses about twice as many.
+            with self.store.writer(self.committed.extend, lambda: 2 * self.most_in_flight) as self.write:
                 yielded = 1
                 while yielded:
                     yielded = 0
@@ -179,7 +180,8 @@ class _Asking:
     def requests(self) -> Iterator[Request | None]:
         """What to ask next; None where only what is in flight can bring more."""
         while True:
-            self.settle()
+            if self.outbox or self.committed:
+                self.settle()
             in_flight = len(self.asked) - len(self.ready)
             self.most_in_flight = max(self.most_in_flight, in_flight)
             if self.unsaved > self.most_in_flight + UNSAVED:  # a kill would lose so many that are paid

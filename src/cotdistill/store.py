@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -36,7 +36,8 @@ from cotdistill.records import FinishReason
 from cotdistill.schema import checksum_of, connect, open_store, open_to_read
 
 KEYS_A_QUERY = (1, 8, 32, 256)
-ROWS_A_COMMIT = 256
+ITEMS_A_COMMIT = 512
+GATHER_SECONDS = 0.02  # at most, that a commit waits for company
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # as over NFS without its lock daemon
 BATCHES_WAITING = 256  # for the disk, before whoever brings more has to wait as well
 
@@ -151,13 +152,15 @@ class Store:
 
     @contextmanager
     def writer(
-        self, committed: Callable[[Sequence[Row | Mark]], object] = lambda items: None
+        self,
+        committed: Callable[[Sequence[Row | Mark]], object] = lambda items: None,
+        gather: Callable[[], int] = lambda: 1,
     ) -> Iterator[Callable[[Sequence[Row | Mark]], None]]:
         """A function that stores items soon, in a thread; `committed` hears there what is on the disk.
 
-        What arrives while one commit waits for the disk goes into the next: many a commit under load,
-        and none that waits for company. All is on the disk when the block ends, however it ends. The
-        function raises what stopped the thread, such as a full disk; without items it does only that.
+        A commit waits a moment until it has as many items as `gather` says: large ones are half the work
+        of small ones. All is on the disk when the block ends, however it ends. The function raises what
+        stopped the thread, such as a full disk; without items it does only that.
         """
         queue: SimpleQueue[Sequence[Row | Mark] | None] = SimpleQueue()
         failed: list[BaseException] = []
@@ -167,8 +170,10 @@ class Store:
                 with errors_named(self.path), closing(connect(self.path)) as db:
                     items = queue.get()
                     while items is not None:
-                        batch = [*items]
-                        while len(batch) < ROWS_A_COMMIT and not queue.empty() and (items := queue.get()) is not None:
+                        batch, until = [*items], time.monotonic() + GATHER_SECONDS
+                        while len(batch) < ITEMS_A_COMMIT and (
+                            items := _next(queue, until if len(batch) < gather() else 0.0)
+                        ):
                             batch += items
                         _write(db, batch)
                         committed(batch)
@@ -233,6 +238,14 @@ class Store:
     def _query(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         with errors_named(self.path):
             return self._db.execute(query, values).fetchall()
+
+
+def _next(queue: SimpleQueue[Sequence[Row | Mark] | None], until: float) -> Sequence[Row | Mark] | None:
+    """What comes next: None for the end, and nothing where nothing has come by then."""
+    try:
+        return queue.get(timeout=max(0.0, until - time.monotonic()))
+    except Empty:
+        return ()
 
 
 def _write(db: sqlite3.Connection, items: Sequence[Row | Mark]) -> None:
