@@ -1,8 +1,7 @@
-"""HTTP with one server: a request's bytes there, status, headers and bytes back, all within a time."""
+"""HTTP with one server: a request's bytes there, status, headers and bytes back."""
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import random
@@ -78,7 +77,7 @@ class Exchange:
     """The connections to a backend's endpoint; made in a running loop. `too_many` is called where there are no more."""
 
     def __init__(self, backend: OpenAIBackend, too_many: Callable[[], None]) -> None:
-        self.endpoint, self.api_key, self.timeout = backend.endpoint, backend.api_key, backend.limits.timeout
+        self.endpoint, self.api_key = backend.endpoint, backend.api_key
         self.too_many = too_many
         self.reached = False  # any reply has come
         self.http = open_session(self.endpoint, self.api_key)
@@ -90,10 +89,7 @@ class Exchange:
         """Status, headers and body of a reply. Raises `Transient`, and `BackendError` for a wrong certificate."""
         reply = bytearray()
         try:
-            async with (
-                asyncio.timeout(self.timeout),
-                self.http.post(self.endpoint, data=content, allow_redirects=False) as response,
-            ):
+            async with self.http.post(self.endpoint, data=content, allow_redirects=False) as response:
                 async for chunk in response.content.iter_any():
                     reply += chunk
                     if len(reply) > MAX_REPLY_BYTES:
@@ -111,7 +107,5 @@ class Exchange:
             raise Transient(clean(str(error), self.api_key), unreachable=True, left=False) from None
         except aiohttp.ClientConnectionError as error:
             raise Transient(clean(str(error), self.api_key), unreachable=not self.reached, unknown=True) from None
-        except TimeoutError:
-            raise Transient(f"no whole reply within {self.timeout:g} s", unknown=True) from None
         except aiohttp.ClientError as error:
             raise Transient(f"broken reply: {clean(str(error), self.api_key)}", unknown=True) from None

@@ -38,6 +38,7 @@ GIVE_UP_AFTER = 20  # requests in a row that found no connection
 REFUSAL_SECONDS = 0.2  # in which a wrong key or model is told, about
 REFUSED_AT_FIRST = 3  # different prompts refused, none answered: the fault is in the config
 SOME = 32
+LATE = "late"
 _END = object()
 
 Result = tuple[Request, int, Completion]
@@ -57,7 +58,7 @@ class Flight:
         )
         self.allowance = Allowance(backend.budget, backend.price)
         self.tasks: set[asyncio.Task[None]] = set()
-        self.sending: set[asyncio.Task[Any] | None] = set()  # those with a request at the server
+        self.sending: dict[asyncio.Task[Any] | None, float] = {}  # those with a request at the server, since when
         self.asleep = 0  # tasks that wait before another try
         self.done: deque[list[Result]] = deque()  # what each reply brought: it is stored as one
         self.more = False  # there may be room for other requests right away
@@ -75,6 +76,16 @@ class Flight:
         self.wake = asyncio.Event()  # there is something to yield, or room
         self.exchange = Exchange(self.backend, self.pace.too_many)
         self.loop.call_later(REFUSAL_SECONDS, self.open_up)
+        self.end_late()
+
+    def end_late(self) -> None:
+        """End the tries that take too long: by one clock for all, for a timer each is a twentieth of a try's work."""
+        now = time.monotonic()
+        for task, sent in self.sending.items():
+            if task is None or now - sent < self.limits.timeout:
+                break
+            task.cancel(LATE)
+        self.clock = self.loop.call_later(min(1.0, self.limits.timeout / 10), self.end_late)
 
     def open_up(self) -> None:
         """A refusal would have come by now: a slow answer is no reason to wait longer."""
@@ -84,6 +95,8 @@ class Flight:
             self.change.set()
 
     async def close(self) -> None:
+        if hasattr(self, "clock"):
+            self.clock.cancel()
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
@@ -145,7 +158,7 @@ class Flight:
     def stop(self, error: BaseException) -> None:
         """Ask for nothing more, and let end what is at the server, for that is paid; then `error` is raised."""
         self.stopped = self.stopped or error
-        for task in self.tasks - self.sending:
+        for task in self.tasks - self.sending.keys():
             task.cancel()
         self.wake.set()
 
@@ -218,7 +231,7 @@ class Flight:
             return None
         task = asyncio.current_task()
         used = Amount(1)
-        self.sending.add(task)
+        self.sending[task] = sent
         try:
             status, headers, reply = await self.exchange.post(content)
             self.unreachable = 0
@@ -237,11 +250,14 @@ class Flight:
         except Transient as error:
             used = most if error.unknown else used if error.left else NOTHING
             raise
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             used = most
+            if error.args == (LATE,) and task is not None:
+                task.uncancel()
+                raise Transient(f"no whole reply within {self.limits.timeout:g} s", unknown=True) from None
             raise
         finally:
-            self.sending.discard(task)
+            del self.sending[task]
             self.pace.leave(likely, int(used.tokens))
             self.allowance.settle(most, used, later)
             self.change.set()
