@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import time
 from email.utils import formatdate
@@ -198,6 +199,7 @@ def test_a_server_that_comes_back_is_asked_again() -> None:
 
 
 def test_closing_early_cancels_what_is_in_flight() -> None:
+    collections = gc.get_threshold()
     with start_server("--latency", "0.1") as server:
         stream = backend_of(server, concurrency=8).generate(iter(questions(1000)))
         assert len(list(itertools.islice(stream, 3))) == 3
@@ -207,6 +209,7 @@ def test_closing_early_cancels_what_is_in_flight() -> None:
         seen = server.stats()["requests"]
         time.sleep(0.3)
         assert server.stats()["requests"] == seen < 40
+    assert gc.get_threshold() == collections
 
 
 def test_a_slow_reader_holds_the_requests_back() -> None:
