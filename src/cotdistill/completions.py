@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from json.encoder import encode_basestring_ascii
 
 from cotdistill.records import FinishReason
@@ -84,6 +84,7 @@ def canonical(value: object) -> str:
     return _ENCODER.encode(value)
 
 
+@lru_cache(1024)  # a prompt is read for its key, its seed and its row, soon after each other
 def turns_text(prompt: tuple[str, ...]) -> str:
     """The same as `canonical(prompt)`, several times as fast."""
     return f"[{','.join(map(encode_basestring_ascii, prompt))}]"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from cotdistill.completions import Completion, Pool, canonical, hash_of
@@ -40,7 +41,7 @@ class Job:
     second: Pool
     until: Until | None = None
 
-    @property
+    @cached_property
     def id(self) -> bytes:
         return hash_of(canonical([self.first.model, self.first.params, self.second.params, self.cue]).encode())
 
@@ -99,9 +100,11 @@ class Work:
 
     def right(self, sample: int) -> str | None:
         """What makes a right rationale distinct; None for one that is wrong, failed or not there."""
+        if self.job.until is None:
+            return None
         if sample not in self.rights:
             generation = self.generation(sample)
-            if generation is None or self.job.until is None:
+            if generation is None:
                 return None
             failed = generation.finish_reason == "error"
             self.rights[sample] = None if failed else self.job.until.right(self.question, generation)

@@ -12,8 +12,8 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -70,6 +70,12 @@ class Reply(NamedTuple):
     tokens: int
 
 
+class _Choice(NamedTuple):
+    text: str
+    finish: FinishReason
+    error: str = ""
+
+
 def body(request: Request, samples: Sequence[int], model: str, chat: bool, system: str, limit: str) -> dict[str, Any]:
     """The JSON of a request for `samples` of it; `limit` names the field of max_tokens."""
     params = request.params
@@ -111,16 +117,19 @@ def read_reply(content: bytes, chat: bool, n: int, api_key: str = "") -> Reply:
     if len(choices) > 1 and sorted(str(c.get("index")) for c in choices) == sorted(map(str, range(len(choices)))):
         choices = sorted(choices, key=lambda choice: int(choice["index"]))
     read = [_read_choice(choice, chat) for choice in choices[:n]]
-    good = [completion for completion in read if isinstance(completion, Completion)]
-    usage, served = reply.get("usage"), reply.get("model")
-    tokens = _tokens(usage, "prompt_tokens"), _tokens(usage, "completion_tokens")
+    good = [choice for choice in read if isinstance(choice, _Choice)]
     if not good:
         raise Transient(clean(str(read[0]), api_key), unknown=True, reply=content)
-    if len(good) > 1 or good[0].error:
-        raw = kept(content, api_key)
-        good = [replace(c, error=clean(c.error, api_key), reply=raw) if c.error else c for c in good]
+    usage, served = reply.get("usage"), reply.get("model")
+    prompt_tokens, tokens = _tokens(usage, "prompt_tokens"), _tokens(usage, "completion_tokens")
     served = _clean_name(served, api_key) if isinstance(served, str) else ""
-    return Reply(_share_out(good, *tokens, served), len(choices), sum(tokens))
+    completions = []
+    for i, (choice, share) in enumerate(zip(good, _shares(good, tokens), strict=True)):
+        failure, raw = (clean(choice.error, api_key), kept(content, api_key)) if choice.error else ("", b"")
+        # A bill is for a whole reply: its prompt is counted with the first.
+        prompt = 0 if i else prompt_tokens
+        completions.append(Completion(choice.text, choice.finish, prompt, share, failure, served, raw))
+    return Reply(completions, len(choices), prompt_tokens + tokens)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -131,7 +140,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _read_choice(choice: Mapping[str, Any], chat: bool) -> Completion | str:
+def _read_choice(choice: Mapping[str, Any], chat: bool) -> _Choice | str:
     """A completion, one that failed for good, or what is wrong that may be right the next time."""
     reason, message = choice.get("finish_reason"), choice.get("message")
     if chat and not isinstance(message, dict):
@@ -139,35 +148,25 @@ def _read_choice(choice: Mapping[str, Any], chat: bool) -> Completion | str:
     text = message.get("content") if chat and isinstance(message, dict) else choice.get("text")
     refusal = message.get("refusal") if isinstance(message, dict) else None
     if reason == "content_filter":
-        return Completion("", "error", error="the server's content filter held the text back")
+        return _Choice("", "error", "the server's content filter held the text back")
     if not text and isinstance(refusal, str) and refusal:
-        return Completion("", "error", error=f"the model refuses: {refusal}")
+        return _Choice("", "error", f"the model refuses: {refusal}")
     if chat and not text:
         if reason == "length":  # the same request would end the same way, and cost the same
-            return Completion("", "error", error=f"{EMPTY}: cut before its first word. Raise teacher.max_tokens.")
+            return _Choice("", "error", f"{EMPTY}: cut before its first word. Raise teacher.max_tokens.")
         return EMPTY
     if not isinstance(text, str):
         return f"the reply has no completion: {text!r}"
-    finish: FinishReason = "length" if reason == "length" else "stop"
-    return Completion(text, finish)
+    return _Choice(text, "length" if reason == "length" else "stop")
 
 
-def _share_out(completions: list[Completion], prompt_tokens: int, tokens: int, served: str) -> list[Completion]:
-    """Bills are for a whole reply: the prompt goes to the first of its completions, the rest by length."""
-    if len(completions) == 1 and completions[0].finish_reason != "error":
-        c = completions[0]
-        return [Completion(c.text, c.finish_reason, prompt_tokens, tokens, "", served)]
-    length, shared, shares = sum(len(c.text) for c in completions), 0, []
-    before = 0
-    for c in completions:
-        before += len(c.text)
-        upto = tokens * before // length if length else 0
-        shares.append(upto - shared)
-        shared = upto
-    return [
-        replace(c, prompt_tokens=0 if i else prompt_tokens, completion_tokens=share, served=served)
-        for i, (c, share) in enumerate(zip(completions, shares, strict=True))
-    ]
+def _shares(choices: Sequence[_Choice], tokens: int) -> list[int]:
+    """The billed `tokens` of a reply, by the length of its texts."""
+    if len(choices) == 1:
+        return [tokens]
+    ends = list(accumulate(len(choice.text) for choice in choices))
+    upto = [tokens * end // ends[-1] if ends[-1] else tokens for end in ends]
+    return [end - start for start, end in zip([0, *upto], upto, strict=False)]
 
 
 def _tokens(usage: Any, key: str) -> int:
