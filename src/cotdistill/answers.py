@@ -16,13 +16,14 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 from cotdistill import bare_answers, math_answers, readers, reading
 from cotdistill.readers import folded_equal, number_equal
 
 MOST_TEXT = 20_000  # characters: more is no answer to a question
 MOST_DIGITS = 100
+SHORT = 80
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,16 @@ def _candidates(
     text: str,
     choices: Sequence[str] = (),
 ) -> list[str]:
-    answer = bare(text, choices)
-    return reading.candidates(read, equal, text, choices) if answer is None else [answer]
+    if (answer := bare(text, choices)) is not None:
+        return [answer]
+    if len(text) <= SHORT:
+        return [*_short(read, equal, text, tuple(choices))]
+    return reading.candidates(read, equal, text, choices)
+
+
+@lru_cache(4096)  # many questions are answered by the same few words, such as " most likely no."
+def _short(read: reading.Read, equal: Callable[[str, str], bool], text: str, choices: tuple[str, ...]) -> Sequence[str]:
+    return reading.candidates(read, equal, text, choices)
 
 
 _NUMBER = _typed(readers.read_number, number_equal, bare_answers.number)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -84,7 +85,8 @@ def curate(
     in_test = leaked(questions, test)
     held_out = in_test if config.leaked == "drop" else set[str]()
     job = Job(by_id, teacher, student, answer_type, config, listed, held_out)
-    with atomic(pairs) as out:
+    with atomic(pairs) as out, ThreadPoolExecutor(1) as pool:
+        shared = pool.submit(overlap, questions, test)  # while the processes are at it
         if config.total:
             with tempfile.TemporaryFile(dir=pairs.parent) as unlimited:
                 whole = _write(job, generations, unlimited, processes)
@@ -92,8 +94,8 @@ def curate(
         else:
             whole = _write(job, generations, out, processes)
         ledger = _ledger(whole, len(questions))
+        eight, thirteen = shared.result()
     if test:
-        eight, thirteen = overlap(questions, test)
         ledger["test_overlap"] = {"exact": len(in_test), "8_words": eight, "13_words": thirteen}
     return Curated(pairs, ledger, whole.dropped)
 

@@ -14,7 +14,9 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import repeat
 from selectors import EVENT_READ, DefaultSelector
 from typing import IO, Any, TypeVar
 
@@ -42,8 +44,8 @@ def mapped(job: Callable[[Item], Result], items: Iterable[Item], processes: int)
     turn = 0  # of the result that is to be yielded next
     try:
         sent = pickle.dumps(job, pickle.HIGHEST_PROTOCOL)
-        for worker in workers:
-            _send(worker, sent)
+        with ThreadPoolExecutor(processes) as pool:  # each reads at its own pace
+            list(pool.map(_send, workers, repeat(sent)))
         for number, item in enumerate(items):
             if not idle:
                 idle.append(_collect(busy, done, turn if len(done) >= AHEAD * processes else None))
