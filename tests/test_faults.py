@@ -242,7 +242,7 @@ def test_f3_full_disk(tmp_path: Path, teacher: dict[str, Any], sections: dict[st
     (tmp_path / "reply").write_text("x" * 60_000 + " 12.")
     sections = {key: value.format(f=tmp_path) for key, value in sections.items()}
     disk = tmp_path / "disk"
-    with small_disk(disk, "6m"), start_server("--reply-file", str(tmp_path / "reply")) as server:
+    with small_disk(disk, "6m"), start_server("--latency=0.05", "--reply-file", str(tmp_path / "reply")) as server:
         run = Run(disk / "run", server.base_url, questions=120, teacher=teacher, **sections)
         said = run.done("generate", code=3)
         assert [word for word in words if word not in said] == [], said

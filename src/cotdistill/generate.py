@@ -155,8 +155,7 @@ class _Asking:
     def run(self, backend: Backend) -> None:
         """Ask for all that is missing."""
         try:
-            # No more wait for the disk than are in flight: a kill or a full disk loses about twice as many.
-            with self.store.writer(self.committed.extend, lambda: 2 * self.most_in_flight) as self.write:
+            with self.store.writer(self.committed.extend) as self.write:
                 yielded = 1
                 while yielded:
                     yielded = 0

@@ -37,7 +37,7 @@ from cotdistill.schema import checksum_of, connect, open_store, open_to_read
 
 KEYS_A_QUERY = (1, 8, 32, 256)
 ITEMS_A_COMMIT = 512
-GATHER_SECONDS = 0.02  # at most, that a commit waits for company
+GATHER_SECONDS = 0.02  # a kill loses what came in that time, besides what was in flight
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # as over NFS without its lock daemon
 BATCHES_WAITING = 256  # for the disk, before whoever brings more has to wait as well
 
@@ -152,15 +152,13 @@ class Store:
 
     @contextmanager
     def writer(
-        self,
-        committed: Callable[[Sequence[Row | Mark]], object] = lambda items: None,
-        gather: Callable[[], int] = lambda: 1,
+        self, committed: Callable[[Sequence[Row | Mark]], object] = lambda items: None
     ) -> Iterator[Callable[[Sequence[Row | Mark]], None]]:
         """A function that stores items soon, in a thread; `committed` hears there what is on the disk.
 
-        A commit waits a moment until it has as many items as `gather` says: large ones are half the work
-        of small ones. All is on the disk when the block ends, however it ends. The function raises what
-        stopped the thread, such as a full disk; without items it does only that.
+        A commit waits `GATHER_SECONDS` for company: large ones are half the work of small ones. All is on
+        the disk when the block ends, however it ends. The function raises what stopped the thread, such as
+        a full disk; without items it does only that.
         """
         queue: SimpleQueue[Sequence[Row | Mark] | None] = SimpleQueue()
         failed: list[BaseException] = []
@@ -171,9 +169,7 @@ class Store:
                     items = queue.get()
                     while items is not None:
                         batch, until = [*items], time.monotonic() + GATHER_SECONDS
-                        while len(batch) < ITEMS_A_COMMIT and (
-                            items := _next(queue, until if len(batch) < gather() else 0.0)
-                        ):
+                        while len(batch) < ITEMS_A_COMMIT and (items := _next(queue, until)):
                             batch += items
                         _write(db, batch)
                         committed(batch)
