@@ -278,7 +278,7 @@ def test_acknowledged_rows_survive_sigkill(tmp_path: Path) -> None:
     db.close()
 
 
-@pytest.mark.parametrize(("seconds", "first"), [(60, [512]), (0, [1] * 512)])
+@pytest.mark.parametrize(("seconds", "first"), [(60, [256]), (0, [1] * 256)])
 def test_a_commit_waits_for_company(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int, first: list[int]
 ) -> None:
@@ -289,12 +289,12 @@ def test_a_commit_waits_for_company(
         Store(tmp_path / "store.sqlite") as store,
         store.writer(lambda items: commits.append(len(items))) as write,
     ):
-        for i in range(512):
+        for i in range(256):
             write([row(i)])
-            while len(commits) < len(first) * (i + 1) // 512:
+            while len(commits) < len(first) * (i + 1) // 256:
                 time.sleep(0.0001)
         assert commits == first
-        write([row(512), row(513)])
+        write([row(256), row(257)])
     assert commits == [*first, 2]  # the end waits for nobody
     assert time.monotonic() - started < 30
 

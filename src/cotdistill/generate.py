@@ -29,7 +29,7 @@ from cotdistill.store import Mark, Row, Store
 POLL_SECONDS = 0.5  # how often to look for what another process is buying
 COMMIT_SECONDS = 0.001
 MANY = 32  # requests in flight: another completion comes at once
-UNSAVED = 256  # completions that may wait for the disk, besides as many as are in flight
+UNSAVED = 512  # completions that may wait for the disk, besides as many as are in flight
 AT_ONCE = 32  # questions taken up together, for one look into the store, and completions stored
 SAME_TEXTS = 8  # questions whose samples are all one text, and none otherwise: the server does not sample
 

@@ -36,7 +36,7 @@ from cotdistill.records import FinishReason
 from cotdistill.schema import checksum_of, connect, open_store, open_to_read
 
 KEYS_A_QUERY = (1, 8, 32, 256)
-ITEMS_A_COMMIT = 512
+ITEMS_A_COMMIT = 256
 GATHER_SECONDS = 0.02  # a kill loses what came in that time, besides what was in flight
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # as over NFS without its lock daemon
 BATCHES_WAITING = 256  # for the disk, before whoever brings more has to wait as well
