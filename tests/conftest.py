@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 from collections.abc import Iterator
 
 import pytest
 
 from servers import Server, start_server
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: threads that spin take another's core
 
 
 @pytest.fixture(scope="module")

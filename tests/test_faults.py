@@ -16,7 +16,6 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +30,12 @@ from cotdistill.methods import METHODS
 from cotdistill.records import Question
 from cotdistill.store import Store
 from cotdistill.workers import cores
+from disks import MOUNT, small_disk
 from servers import start_server
 
 SRC = Path(__file__).parents[1] / "src" / "cotdistill"
 CONCURRENCY = 4
 ARTEFACTS = ("generations.jsonl", "pairs.jsonl", "ledger.json")
-MOUNT = shutil.which("mount") or "/bin/mount"
 MARK = "COTDISTILL_TEST_MARK"  # in the environment of every process of a test
 
 
@@ -222,27 +221,12 @@ FULL = [
 ]
 
 
-@contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[None]:
-    """A disk of so many bytes at `folder`; skips the test where none can be made."""
-    folder.mkdir()
-    made = subprocess.run(
-        [MOUNT, "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], capture_output=True, text=True, check=False
-    )
-    if made.returncode != 0:
-        pytest.skip(f"mounting a small disk needs root ({made.stderr.strip()})")
-    try:
-        yield
-    finally:
-        subprocess.run([str(Path(MOUNT).with_name("umount")), str(folder)], check=True)
-
-
 @pytest.mark.parametrize(("teacher", "sections", "words"), [f[1:] for f in FULL], ids=[f[0] for f in FULL])
 def test_f3_full_disk(tmp_path: Path, teacher: dict[str, Any], sections: dict[str, str], words: list[str]) -> None:
     (tmp_path / "reply").write_text("x" * 60_000 + " 12.")
     sections = {key: value.format(f=tmp_path) for key, value in sections.items()}
     disk = tmp_path / "disk"
-    with small_disk(disk, "6m"), start_server("--latency=0.05", "--reply-file", str(tmp_path / "reply")) as server:
+    with small_disk(disk, "6m"), start_server("--latency=0.02", "--reply-file", str(tmp_path / "reply")) as server:
         run = Run(disk / "run", server.base_url, questions=120, teacher=teacher, **sections)
         said = run.done("generate", code=3)
         assert [word for word in words if word not in said] == [], said

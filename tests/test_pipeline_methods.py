@@ -135,7 +135,9 @@ def test_styles_of_asking_a_teacher(student: Path, tmp_path: Path, style: str, c
     assert all((g.answer_text is None) is (calls == 1) for g in this.generations)
 
 
-@pytest.mark.parametrize("form", ["paper_gpt3", "natural", "chat"])
+@pytest.mark.parametrize(
+    "form", ["chat", *(pytest.param(form, marks=pytest.mark.slow) for form in ("natural", "paper_gpt3"))]
+)
 def test_forms_reach_training_and_testing(tmp_path: Path, form: str) -> None:
     student = tiny_model(tmp_path / "tiny", positions=8192, chat=True)
     this = done(tmp_path, student, student__format=form)

@@ -18,10 +18,11 @@ from cotdistill.completions import Completion, Request, SamplingParams
 from cotdistill.config import LoraConfig, StudentConfig
 from cotdistill.errors import BackendError, ConfigError, DataError
 from cotdistill.methods import METHODS
-from cotdistill.models import LoadedModel, load_for_training, model_identity, sha256
+from cotdistill.models import load_for_training, model_identity, sha256
 from cotdistill.records import Pair
 from cotdistill.train import split_dev, train, trained_facts
 from cotdistill.trainer import IGNORED, Example, LengthGrouped, collate, make_example, make_trainer
+from losses import mean_loss
 from tiny import CHAT, tiny_bart, tiny_model, tiny_t5
 
 PAIRS = [Pair(f"q{i}", 0, f"{i}+{i}? ###", f" {'so ' * i}{i} plus {i} --> {2 * i} END") for i in range(8)]
@@ -50,28 +51,6 @@ def settings(base: Path, **changes: Any) -> StudentConfig:
 def answers(student: Path, pairs: Sequence[Pair]) -> list[Completion]:
     params = SamplingParams(60, stop=METHODS["fine_tune_cot"].stop)
     return ask(TransformersBackend(str(student)), [Request((pair.prompt,), params) for pair in pairs])
-
-
-def completion_loss(student: LoadedModel, example: Example) -> tuple[float, int]:
-    """The summed loss of an example's completion by hand, alone and without padding, and its tokens."""
-    import torch
-
-    places = [i for i, label in enumerate(example.labels) if label != IGNORED]
-    targets = [example.labels[i] for i in places]
-    inputs = {"input_ids": torch.tensor([example.input_ids])}
-    if student.seq2seq:
-        start = student.model.config.decoder_start_token_id
-        inputs["decoder_input_ids"] = torch.tensor([[start, *targets[:-1]]])
-    else:
-        places = [i - 1 for i in places]
-    with torch.no_grad():
-        log_probabilities = student.model(**inputs).logits[0].log_softmax(-1)
-    return -sum(log_probabilities[i, t].item() for i, t in zip(places, targets, strict=True)), len(targets)
-
-
-def mean_loss(student: LoadedModel, examples: Sequence[Example]) -> float:
-    alone = [completion_loss(student, example) for example in examples]
-    return sum(loss for loss, _ in alone) / sum(tokens for _, tokens in alone)
 
 
 def test_the_loss_is_on_the_completion_and_its_end_alone(base: Path) -> None:
@@ -161,7 +140,7 @@ def test_an_empty_prompt(base: Path, tmp_path: Path) -> None:
     student.tokenizer.backend_tokenizer.post_processor = None  # no <s>: the first token is the completion's
     examples = [make_example(student, pair) for pair in (Pair("q", 0, "", " 1 END"), Pair("q", 0, "", ""), PAIRS[0])]
     assert examples[0].labels == [IGNORED, *examples[0].input_ids[1:]]
-    assert examples[1] == Example([1], [IGNORED])
+    assert examples[1] == Example([1], [IGNORED], "q")
     batch = collate([vars(example) for example in examples], student.pad_id)
     trainer = make_trainer(student, examples, [], settings(base), 0, tmp_path)
     expected = mean_loss(student, examples)
@@ -169,7 +148,9 @@ def test_an_empty_prompt(base: Path, tmp_path: Path) -> None:
 
 
 def test_collate() -> None:
-    batch = collate([{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}, {"input_ids": [8], "labels": [8]}], pad_id=2)
+    first = {"input_ids": [5, 6, 7], "labels": [-100, 6, 7], "question_id": "a"}
+    batch = collate([first, {"input_ids": [8], "labels": [8], "question_id": "b"}], pad_id=2)
+    assert batch.pop("question_ids") == ["a", "b"]
     assert {key: value.tolist() for key, value in batch.items()} == {
         "input_ids": [[5, 6, 7], [8, 2, 2]],
         "attention_mask": [[1, 1, 1], [1, 0, 0]],
@@ -180,7 +161,9 @@ def test_collate() -> None:
 def test_batches_are_of_like_length_and_in_random_order() -> None:
     lengths = [random.Random(i).randint(10, 300) for i in range(802)]
     sampler = LengthGrouped(lengths, batch_size=8, seed=0)
-    first, second = list(sampler), list(sampler)
+    first = list(sampler)
+    sampler.epoch = 1
+    second = list(sampler)
     assert sorted(first) == sorted(second) == list(range(len(sampler))) == list(range(802))
     assert first != second
     assert first == list(LengthGrouped(lengths, batch_size=8, seed=0))
@@ -263,8 +246,15 @@ DEV = {pair.question_id for pair in split_dev(PAIRS, 0.25, 0)[1]}
 CONTRARY = [Pair(p.question_id, 0, p.prompt, " 1zebrazebra" if p.question_id in DEV else " 1 END") for p in PAIRS]
 
 
-@pytest.mark.parametrize("lora", [None, LoraConfig(rank=8, alpha=64)])
-@pytest.mark.parametrize("kind", ["base", "t5_base"])
+@pytest.mark.parametrize(
+    ("kind", "lora"),
+    [
+        ("base", LoraConfig(rank=8, alpha=64)),
+        ("t5_base", None),
+        pytest.param("base", None, marks=pytest.mark.slow),
+        pytest.param("t5_base", LoraConfig(rank=8, alpha=64), marks=pytest.mark.slow),
+    ],
+)
 def test_the_epoch_that_is_kept(
     kind: str, lora: LoraConfig | None, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 ASCII = [chr(code) for code in range(33, 127)] + ["Ġ", "Ċ"]  # byte-level names of the space and the newline
 SPECIAL = ["<s>", "</s>", "<pad>"]
@@ -118,4 +119,58 @@ def tiny_bart(folder: Path, positions: int = 40) -> Path:
         **special,
     )
     BartForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+
+def _shape(**more: Any) -> dict[str, Any]:
+    """Of a model of two layers of width 32."""
+    return {
+        "vocab_size": len(SPECIAL + ASCII),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "initializer_range": 0.2,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 2,
+        **more,
+    }
+
+
+# Each a configuration class of transformers and its arguments; T5 is made by tiny_t5.
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", _shape()),
+    "llama, pad is eos": ("LlamaConfig", _shape(pad_token_id=1)),
+    "qwen2": ("Qwen2Config", _shape()),
+    "qwen3": ("Qwen3Config", _shape()),
+    "gemma3": ("Gemma3TextConfig", _shape(sliding_window=8, layer_types=["sliding_attention", "full_attention"])),
+    "gpt2": (
+        "GPT2Config",
+        {"vocab_size": len(SPECIAL + ASCII), "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256}
+        | {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+        | {"initializer_range": 0.2, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2},
+    ),
+    "t5": ("", {}),
+}
+
+
+def tiny_family(name: str, folder: Path) -> Path:
+    """Save a random model of a family to `folder`."""
+    import torch
+    import transformers
+
+    kind, arguments = FAMILIES[name]
+    if not kind:
+        return tiny_t5(folder)
+    tiny_model(folder)  # for its tokenizer
+    torch.manual_seed(0)
+    config = getattr(transformers, kind)(**arguments, dtype="float32")
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    if arguments["pad_token_id"] == arguments["eos_token_id"]:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.save_pretrained(folder)
     return folder

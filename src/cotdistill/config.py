@@ -216,6 +216,13 @@ class StudentConfig(Section):
     weight_decay: float = Field(0.01, ge=0)
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="one student a seed and method")
     dev_fraction: float = Field(0.05, ge=0, lt=1, description="share of training questions held out for the dev loss")
+    patience: int = Field(0, ge=0, description="stop after so many epochs without a lower dev loss; 0: never")
+    micro_batch_size: int = Field(
+        0, ge=0, description="examples at once, of those of a step; 0: all, halved where memory runs out"
+    )
+    checkpoint_minutes: float = Field(10, ge=0, description="between checkpoints, to go on from after a kill; 0: none")
+    report_to: tuple[str, ...] = Field((), description="trackers of transformers: wandb, mlflow, tensorboard, trackio")
+    trust_remote_code: bool = Field(False, description="run Python code that comes with the model: only if you know it")
     max_length: int = Field(0, ge=0, description="tokens a training example may have; 0: the longest there is")
     over_long: Literal["raise", "drop"] = Field("raise", description="drop: leave longer ones out and count them")
     lora: LoraConfig | None = Field(None, description="e.g. {rank: 16}; none: all weights are trained")

@@ -260,7 +260,7 @@ def free_memory() -> None:
         libc.malloc_trim(0)
 
 
-def _load(name: str, dtype: Any) -> LoadedModel:
+def _load(name: str, dtype: Any, trust_remote_code: bool) -> LoadedModel:
     _, torch, transformers = import_training()
     from safetensors import SafetensorError
 
@@ -269,8 +269,9 @@ def _load(name: str, dtype: Any) -> LoadedModel:
     kind = transformers.AutoModelForSeq2SeqLM if seq2seq else transformers.AutoModelForCausalLM
     try:
         _refuse_damaged(Path(path))
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-        model = kind.from_pretrained(path, dtype=dtype, use_safetensors=True)
+        # Said in so many words: without, transformers would ask at the terminal whether to run a model's own code.
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        model = kind.from_pretrained(path, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, SafetensorError) as error:
         raise model_error(name, error) from None
     if tokenizer.eos_token_id is None:
@@ -282,16 +283,16 @@ def _load(name: str, dtype: Any) -> LoadedModel:
     return LoadedModel(model.eval().to(device), tokenizer, eos_ids, pad, seq2seq)
 
 
-def load_for_training(name: str) -> LoadedModel:
+def load_for_training(name: str, trust_remote_code: bool = False) -> LoadedModel:
     """Load a model in fp32, for autocast to keep its master weights."""
     _, torch, _ = import_training()
-    return _load(name, torch.float32)
+    return _load(name, torch.float32, trust_remote_code)
 
 
-def load_model(name: str) -> LoadedModel:
+def load_model(name: str, trust_remote_code: bool = False) -> LoadedModel:
     """Load a model to generate, in bf16 where the machine computes in it. Raises `BackendError` if it cannot be."""
     _, torch, _ = import_training()
-    return _load(name, torch.bfloat16 if has_bf16() else torch.float32)
+    return _load(name, torch.bfloat16 if has_bf16() else torch.float32, trust_remote_code)
 
 
 def has_bf16() -> bool:

@@ -300,8 +300,13 @@ def local_backend(this: Run, model: str) -> Backend:
     """A local model for evaluation, in the student's form; nothing is loaded before something is asked."""
     from cotdistill.backends.transformers import TransformersBackend
 
-    chat = this.config.student.format == "chat"
-    return TransformersBackend(model, chat=chat, batch_size=this.config.evaluate.batch_size)
+    student = this.config.student
+    return TransformersBackend(
+        model,
+        chat=student.format == "chat",
+        batch_size=this.config.evaluate.batch_size,
+        trust_remote_code=student.trust_remote_code,
+    )
 
 
 def predict(this: Run, method: Method, seed: int | None, backend: Backend) -> Result:

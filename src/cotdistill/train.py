@@ -11,19 +11,22 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import time
+import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from cotdistill.checkpoints import newest_whole
 from cotdistill.completions import canonical
 from cotdistill.config import StudentConfig
-from cotdistill.errors import ConfigError, DataError
+from cotdistill.errors import BackendError, ConfigError, DataError
 from cotdistill.models import (
     COMPLETE,
+    LoadedModel,
     folder_when_whole,
     free_memory,
     import_training,
@@ -32,10 +35,15 @@ from cotdistill.models import (
     mark_complete,
     model_identity,
 )
-from cotdistill.records import Pair
+from cotdistill.progress import say
+from cotdistill.records import Pair, write_atomic
 
 if TYPE_CHECKING:
     from cotdistill.trainer import Example
+
+
+# Settings that change how a student is made, and not what comes of it.
+ALL_THE_SAME = ("micro_batch_size", "checkpoint_minutes", "report_to", "trust_remote_code")
 
 
 def train(
@@ -61,46 +69,128 @@ def train(
     if chat and is_seq2seq(config.model):
         raise ConfigError(f"student.format: {config.model!r} is an encoder-decoder model; chat is for causal ones.")
     _, _, transformers = import_training()
-    from cotdistill.trainer import Keep, Watch, make_example, make_trainer
+    from cotdistill.trainer import make_example
 
     transformers.set_seed(seed)
-    student = load_for_training(config.model)
+    student = load_for_training(config.model, config.trust_remote_code)
     limit = min(config.max_length or math.inf, getattr(student.model.config, "max_position_embeddings", math.inf))
     tokenised = {pair: make_example(student, pair, chat) for pair in pairs}
     fitting = _fitting(pairs, tokenised, limit, config.over_long)
     examples, dev_examples = ([tokenised[p] for p in side] for side in split_dev(fitting, config.dev_fraction, seed))
+    longest = max(example.length for example in examples)
+    say(f"{folder.name}: {len(examples)} examples, the longest of {longest} tokens, and {len(dev_examples)} held out")
 
-    started = time.monotonic()
-    with folder_when_whole(folder) as beside:
-        keep = Keep(config.select, beside, student.tokenizer)
-        trainer = make_trainer(student, examples, dev_examples, config, seed, beside, [Watch(progress), keep])
-        trainer.train()
-        state, origin = trainer.state, {"base": model_identity(config.model), "seed": seed}
+    with _unfinished(folder, print_of) as work:
         facts = {
             "fingerprint": print_of,
-            **origin,
+            **(origin := {"base": model_identity(config.model), "seed": seed}),
             "pairs": len(pairs),
             "examples": len(examples),
             "over_long_dropped": len(pairs) - len(fitting),
-            "longest": max(e.length for e in examples),
-            "steps": state.global_step,
-            "epochs": state.epoch,
-            "seconds": round(time.monotonic() - started, 1),
-            "dev_losses": [(log["epoch"], log["eval_loss"]) for log in state.log_history if "eval_loss" in log],
-            "selected_epoch": keep.epoch,
-            "epoch_folders": keep.epoch_folders,
+            "longest": longest,
+            **_fine_tune(student, examples, dev_examples, config, seed, work, progress),
         }
-        for name in keep.epoch_folders:
-            mark_complete(beside / name, {**origin, "student": print_of, "epoch": int(Path(name).name)})
-        mark_complete(beside, facts)
-    del trainer, student, keep
+        for name in facts["epoch_folders"]:
+            mark_complete(work / "student" / name, {**origin, "student": print_of, "epoch": int(Path(name).name)})
+        mark_complete(work / "student", facts)
+    del student
     free_memory()
     return folder
 
 
+def _fine_tune(
+    student: LoadedModel,
+    examples: Sequence[Example],
+    dev_examples: Sequence[Example],
+    config: StudentConfig,
+    seed: int,
+    work: Path,
+    progress: Callable[[int, int], object],
+) -> dict[str, Any]:
+    """Train, from the newest whole checkpoint in `work` on, into its folder "student"; returns facts about it.
+
+    Where memory runs out, half as many examples at once give the same steps.
+    """
+    from safetensors import SafetensorError
+    from torch import OutOfMemoryError
+
+    from cotdistill.trainer import Keep, Watch, make_trainer
+
+    at_once = config.micro_batch_size or config.batch_size
+    while True:
+        checkpoint, before = newest_whole(work)
+        if checkpoint:
+            say(f"{work.stem}: goes on from {checkpoint}")
+        keep = Keep(config, work / "student", student.tokenizer)
+        watch = Watch(progress, config.checkpoint_minutes, before.get("seconds", 0.0))
+        trainer = make_trainer(student, examples, dev_examples, config, seed, work, [watch, keep], at_once)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except (OSError, SafetensorError) as error:
+            raise _no_room(work, error) from None
+        except (OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):  # how torch.save says it
+                raise _no_room(work, error) from None
+            if not _out_of_memory(error):
+                raise
+            if at_once == 1:
+                raise BackendError(
+                    "memory ran out with one training example at once.\n"
+                    "Lower student.max_length with student.over_long=drop, set student.lora, or take a smaller model."
+                ) from None
+            at_once //= 2
+            say(f"warning: memory ran out: from now on {at_once} examples at once (student.micro_batch_size).")
+        else:
+            state = trainer.state
+            return {
+                "steps": state.global_step,
+                "epochs": state.epoch,
+                "seconds": watch.seconds,
+                "dev_losses": [(log["epoch"], log["eval_loss"]) for log in state.log_history if "eval_loss" in log],
+                "selected_epoch": keep.epoch,
+                "epoch_folders": keep.epoch_folders,
+            }
+        del trainer
+        free_memory()
+        student = load_for_training(config.model, config.trust_remote_code)  # its weights have changed
+
+
+def _no_room(work: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{work}: a checkpoint or the student cannot be written ({str(error).splitlines()[0][:200]}).\n"
+        "Check the disk and the rights. What was whole before is kept: the same command goes on from there."
+    )
+
+
+def _out_of_memory(error: Exception) -> bool:
+    # On a CPU PyTorch raises a plain RuntimeError; "could not create a primitive" is how oneDNN says it.
+    words = ("out of memory", "can't allocate memory", "could not create a primitive", "bad_alloc")
+    return not isinstance(error, RuntimeError) or any(word in str(error) for word in words)
+
+
+@contextmanager
+def _unfinished(folder: Path, print_of: str) -> Iterator[Path]:
+    """A folder for the checkpoints of this very student, whose "student" is moved to `folder` at the end."""
+    work = folder.with_name(f"{folder.name}.unfinished")
+    mark = work / "fingerprint"
+    if not (mark.is_file() and mark.read_text() == print_of):
+        shutil.rmtree(work, ignore_errors=True)
+        write_atomic(mark, print_of)
+    try:
+        yield work
+    except BaseException:
+        if not list(work.glob("checkpoint-*")):
+            shutil.rmtree(work)
+        raise
+    with folder_when_whole(folder) as beside:
+        beside.rmdir()
+        (work / "student").rename(beside)
+    shutil.rmtree(work)
+
+
 def fingerprint(pairs: Sequence[Pair], config: StudentConfig, seed: int) -> str:
     """The hash of all that decides a student: pairs, base model, hyperparameters, seed."""
-    settings = config.model_dump(mode="json", exclude={"seeds", "model"})
+    settings = config.model_dump(mode="json", exclude={"seeds", "model", *ALL_THE_SAME})
     content = canonical([[asdict(p) for p in pairs], settings, model_identity(config.model), seed])
     return hashlib.sha256(content.encode()).hexdigest()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,12 +18,14 @@ import torch
 import transformers
 from torch.nn.functional import cross_entropy
 
+from cotdistill.checkpoints import seal
 from cotdistill.config import LoraConfig, StudentConfig
-from cotdistill.errors import BackendError, missing_extra
-from cotdistill.models import LoadedModel, chat_text, encode_turns, has_bf16
+from cotdistill.errors import BackendError, ConfigError, missing_extra
+from cotdistill.models import LoadedModel, chat_text, encode_turns, folder_when_whole, has_bf16
 from cotdistill.records import Pair
 
 IGNORED = -100  # PyTorch's label for "no loss here"
+SHOWN = 8  # question ids of a batch
 GROUP = 50  # batches whose examples are sorted by length together
 
 T = TypeVar("T")
@@ -38,6 +41,7 @@ class Example:
 
     input_ids: list[int]
     labels: list[int]
+    question_id: str = ""
 
     @property
     def length(self) -> int:
@@ -53,10 +57,10 @@ def make_example(student: LoadedModel, pair: Pair, chat: bool = False) -> Exampl
     if not completion or completion[-1] not in student.eos_ids:
         completion.append(tokenizer.eos_token_id)
     if student.seq2seq:
-        return Example(prompt, completion)
+        return Example(prompt, completion, pair.question_id)
     ids = prompt + completion
     start = max(1, len(prompt))  # nothing predicts a first token
-    return Example(ids, [IGNORED] * start + ids[start:])
+    return Example(ids, [IGNORED] * start + ids[start:], pair.question_id)
 
 
 def assistant_turn(tokenizer: Any, pair: Pair) -> str:
@@ -67,8 +71,8 @@ def assistant_turn(tokenizer: Any, pair: Pair) -> str:
     return whole.removeprefix(before).rstrip() if whole.startswith(before) else pair.completion
 
 
-def collate(examples: Sequence[Mapping[str, list[int]]], pad_id: int) -> dict[str, torch.Tensor]:
-    """Pad a batch on the right; returns input_ids, attention_mask and labels, each (batch, its longest)."""
+def collate(examples: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Any]:
+    """Pad a batch on the right; returns input_ids, attention_mask and labels, each (batch, its longest), and ids."""
 
     def padded(rows: list[list[int]], fill: int) -> torch.Tensor:
         width = max(map(len, rows))
@@ -79,11 +83,12 @@ def collate(examples: Sequence[Mapping[str, list[int]]], pad_id: int) -> dict[st
         "input_ids": padded(ids, pad_id),
         "attention_mask": padded([[1] * len(row) for row in ids], 0),
         "labels": padded([example["labels"] for example in examples], IGNORED),
+        "question_ids": [example["question_id"] for example in examples],
     }
 
 
 class LengthGrouped(torch.utils.data.Sampler[int]):
-    """Indices that fall into batches of like length, in random order; each pass draws another.
+    """Indices that fall into batches of like length, in random order; each `epoch` another.
 
     transformers' own sampler leaves the batches sorted: the last steps of a short training see short examples only.
     """
@@ -91,30 +96,63 @@ class LengthGrouped(torch.utils.data.Sampler[int]):
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
         self.lengths = lengths
         self.batch_size = batch_size
-        self.generator = torch.Generator().manual_seed(seed)
+        self.seed = seed
+        self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
-        order = self._permuted(range(len(self)))
+        generator = torch.Generator().manual_seed(self.seed)
+        for _ in range(self.epoch):  # so that a training that goes on draws what it would have drawn
+            self._drawn(generator)
+        return iter(self._drawn(generator))
+
+    def _drawn(self, generator: torch.Generator) -> list[int]:
+        order = _permuted(range(len(self)), generator)
         size = GROUP * self.batch_size
         groups = [sorted(order[i : i + size], key=self.lengths.__getitem__) for i in range(0, len(order), size)]
         batches = [group[i : i + self.batch_size] for group in groups for i in range(0, len(group), self.batch_size)]
         whole = [batch for batch in batches if len(batch) == self.batch_size]
         rest = [batch for batch in batches if len(batch) < self.batch_size]  # before others, it would shift them
-        return (i for batch in [*self._permuted(whole), *rest] for i in batch)
+        return [i for batch in [*_permuted(whole, generator), *rest] for i in batch]
 
-    def _permuted(self, values: Sequence[T]) -> list[T]:
-        return [values[i] for i in torch.randperm(len(values), generator=self.generator)]
+
+def _permuted(values: Sequence[T], generator: torch.Generator) -> list[T]:
+    return [values[i] for i in torch.randperm(len(values), generator=generator)]
 
 
 class CompletionTrainer(transformers.Trainer):  # type: ignore[misc]  # untyped
-    """Its loss is the mean over the labels of a batch that are not IGNORED; its batches are LengthGrouped."""
+    """Its loss is the mean over the labels of a step that are not IGNORED; its batches are LengthGrouped.
+
+    Raises `BackendError` at a loss that is no number, or twice that of a guess among all tokens: nothing is
+    learned from then on.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        # Our loss counts the labels of all micro-batches of a step, whatever the model's own does.
+        self.model_accepts_loss_kwargs = True
+        self._loss_shifts_labels = False  # and counts them all: where the first predicts nothing it is IGNORED
+        self.add_callback(Epochs(self))
+        self.most_loss = 2 * math.log(self.model.get_input_embeddings().weight.shape[0])
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:
         lengths = [Example(**example).length for example in self.train_dataset]
-        return LengthGrouped(lengths, self.args.train_batch_size, self.args.data_seed)
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        self.sampler = LengthGrouped(lengths, size, self.args.data_seed)
+        return self.sampler
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not loss.item() <= self.most_loss:  # NaN is not
+            ids = inputs["question_ids"]
+            raise BackendError(
+                f"the training loss became {loss.item():.4g} at step {self.state.global_step + 1}, with the questions "
+                f"{', '.join(ids[:SHOWN])}{' ...' if len(ids) > SHOWN else ''}.\n"
+                "Lower student.learning_rate, or look at these pairs; nothing of this student was saved."
+            )
+        return loss
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -134,38 +172,74 @@ class CompletionTrainer(transformers.Trainer):  # type: ignore[misc]  # untyped
         return (loss, outputs) if return_outputs else loss
 
 
+class Epochs(transformers.TrainerCallback):  # type: ignore[misc]  # untyped
+    """Tells the sampler which epoch begins; accelerate does not, of one that is gone on with."""
+
+    def __init__(self, trainer: CompletionTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.sampler.epoch = int(state.epoch)
+
+
 class Watch(transformers.TrainerCallback):  # type: ignore[misc]  # untyped
-    """Reports each step, and stops a run whose loss is no longer a number."""
+    """Reports each step, and has a checkpoint made every so many `minutes`; 0: none.
 
-    def __init__(self, progress: Callable[[int, int], object]) -> None:
+    `seconds` is how long the training went on before, if it goes on from a checkpoint.
+    """
+
+    def __init__(self, progress: Callable[[int, int], object], minutes: float = 0, seconds: float = 0) -> None:
         self.progress = progress
+        self.minutes = minutes
+        self.saved_at = time.monotonic()
+        self.started_at = self.saved_at - seconds
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    @property
+    def seconds(self) -> float:
+        return round(time.monotonic() - self.started_at, 1)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
         self.progress(state.global_step, state.max_steps)
+        # An epoch's own is made after its dev loss: one from before would go on without that.
+        if state.epoch != int(state.epoch) and state.global_step < state.max_steps:
+            self._save_in_time(control, model)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-        # train_loss, the mean over all steps, comes last: a short run logs no other.
-        loss = logs.get("loss", logs.get("train_loss", 0.0))
-        if not math.isfinite(loss):
-            raise BackendError(
-                f"the training loss became {loss} at step {state.global_step}.\n"
-                "Lower student.learning_rate; nothing of this student was saved."
-            )
+    def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
+        if state.global_step < state.max_steps:
+            self._save_in_time(control, model)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.saved_at = time.monotonic()
+        seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", {"seconds": self.seconds})
+
+    def _save_in_time(self, control: Any, model: Any) -> None:
+        if self.minutes and time.monotonic() - self.saved_at >= 60 * self.minutes:
+            refuse_infinite(model)
+            control.should_save = True
 
 
 class Keep(transformers.TrainerCallback):  # type: ignore[misc]  # untyped
-    """Saves the student to `folder`: the epoch with the lowest dev loss, or the last; see StudentConfig.select.
+    """Saves the student to `folder`: the epoch with the lowest dev loss, or the last; see StudentConfig.
 
     Afterwards `epoch` is the one, from 1, and `epoch_folders` hold every epoch's student, of "paper" only.
     """
 
-    def __init__(self, select: str, folder: Path, tokenizer: Any) -> None:
-        self.select = select
+    def __init__(self, config: StudentConfig, folder: Path, tokenizer: Any) -> None:
+        self.select = config.select
+        self.patience = config.patience
         self.folder = folder
         self.tokenizer = tokenizer
         self.epoch = 0
         self.lowest = math.inf
         self.epoch_folders: list[str] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """As it was when the checkpoint was made that training goes on from."""
+        for log in state.log_history:
+            if self.select != "last" and log.get("eval_loss", math.inf) < self.lowest:
+                self.lowest, self.epoch = log["eval_loss"], math.ceil(log["epoch"])
+        if self.select == "paper":
+            self.epoch_folders = [f"epochs/{n}" for n in range(1, int(state.epoch) + 1)]
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
         if self.select == "paper":
@@ -173,11 +247,14 @@ class Keep(transformers.TrainerCallback):  # type: ignore[misc]  # untyped
             save_whole(model, self.tokenizer, self.folder / self.epoch_folders[-1])
 
     def on_evaluate(self, args: Any, state: Any, control: Any, model: Any, metrics: dict[str, float], **_: Any) -> None:
-        if self.select == "last" or not metrics["eval_loss"] < self.lowest:
+        if self.select == "last":
             return
-        self.lowest, self.epoch = metrics["eval_loss"], math.ceil(state.epoch)
-        if self.select == "dev":
-            save_whole(model, self.tokenizer, self.folder)
+        if metrics["eval_loss"] < self.lowest:
+            self.lowest, self.epoch = metrics["eval_loss"], math.ceil(state.epoch)
+            if self.select == "dev":
+                save_whole(model, self.tokenizer, self.folder)
+        elif 0 < self.patience <= math.ceil(state.epoch) - self.epoch:
+            control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
         if self.select == "paper":
@@ -188,12 +265,22 @@ class Keep(transformers.TrainerCallback):  # type: ignore[misc]  # untyped
             save_whole(model, self.tokenizer, self.folder)
 
 
+def refuse_infinite(model: Any) -> None:
+    """Raise `BackendError` if a weight is no number: such a model is never written."""
+    if not all(bool(weights.isfinite().all()) for weights in model.parameters()):
+        raise BackendError(
+            "a weight of the student is no longer a number.\nLower student.learning_rate; this state was not saved."
+        )
+
+
 def save_whole(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Save a model and its tokenizer, LoRA adapters merged; the model itself can train on."""
+    """Save a model and its tokenizer in place of what is there, adapters merged; the model itself can train on."""
+    refuse_infinite(model)
     if hasattr(model, "merge_and_unload"):
         model = copy.deepcopy(model.base_model).merge_and_unload()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with folder_when_whole(folder) as beside:
+        model.save_pretrained(beside)
+        tokenizer.save_pretrained(beside)
 
 
 def make_trainer(
@@ -204,9 +291,12 @@ def make_trainer(
     seed: int,
     work: Path,
     callbacks: Sequence[Any] = (),
+    micro_batch: int = 0,
 ) -> CompletionTrainer:
-    """A `Trainer` of `student` as `config` says; it writes nothing itself."""
+    """A `Trainer` of `student` as `config` says, with checkpoints in `work`; `micro_batch` examples at once."""
     on_gpu = torch.cuda.is_available()
+    at_once = micro_batch or config.micro_batch_size or config.batch_size
+    at_once = next(size for size in range(min(at_once, config.batch_size), 0, -1) if config.batch_size % size == 0)
     steps = config.steps or math.ceil(len(examples) / config.batch_size) * config.epochs
     arguments = transformers.TrainingArguments(
         output_dir=str(work),
@@ -216,29 +306,37 @@ def make_trainer(
         lr_scheduler_type={"linear": "linear", "constant": "constant_with_warmup"}[config.schedule],
         warmup_steps=int(config.warmup * steps),
         weight_decay=config.weight_decay,
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=config.batch_size,
+        per_device_train_batch_size=at_once,
+        gradient_accumulation_steps=config.batch_size // at_once,
+        per_device_eval_batch_size=at_once,
         bf16=has_bf16(),
         seed=seed,
         data_seed=seed,
         eval_strategy="epoch" if dev_examples else "no",
-        save_strategy="no",
+        save_strategy="no",  # Watch says when
+        save_total_limit=2,
         logging_steps=10,
-        logging_nan_inf_filter=False,  # it would hide what Watch looks for
-        report_to=[],
+        logging_nan_inf_filter=False,  # what it would hide is an error here
+        report_to=list(config.report_to),
         disable_tqdm=True,
         use_cpu=not on_gpu,
         dataloader_pin_memory=on_gpu,
         remove_unused_columns=False,
     )
-    trainer = CompletionTrainer(
-        model=_with_lora(student, config.lora) if config.lora else student.model,
-        args=arguments,
-        train_dataset=[asdict(example) for example in examples],
-        eval_dataset=[asdict(example) for example in dev_examples] or None,
-        data_collator=lambda batch: collate(batch, student.pad_id),
-        callbacks=list(callbacks),
-    )
+    model = _with_lora(student, config.lora) if config.lora else student.model
+    try:
+        trainer = CompletionTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=[asdict(example) for example in examples],
+            eval_dataset=[asdict(example) for example in dev_examples] or None,
+            data_collator=lambda batch: collate(batch, student.pad_id),
+            callbacks=list(callbacks),
+        )
+    except (ValueError, RuntimeError) as error:  # a tracker that it does not know, or that is not installed
+        if not config.report_to:
+            raise
+        raise ConfigError(f"student.report_to: {error}") from None
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
 
@@ -254,5 +352,6 @@ def _with_lora(student: LoadedModel, config: LoraConfig) -> Any:
         lora_dropout=config.dropout,
         target_modules="all-linear",
         task_type="SEQ_2_SEQ_LM" if student.seq2seq else "CAUSAL_LM",
+        fan_in_fan_out=any(isinstance(m, transformers.pytorch_utils.Conv1D) for m in student.model.modules()),  # GPT-2
     )
     return peft.get_peft_model(student.model, adapters)

@@ -1,7 +1,7 @@
 """A local model through Hugging Face transformers: batched, sorted by length, padded where it does not show.
 
 Each sample draws from a generator of its own seed, so the same request gives the same text in any
-batch (as far as the kernels round alike).
+batch (as far as the kernels round alike). refill.py decodes; `generate` of transformers does where that cannot.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from cotdistill.completions import Completion, Request, SamplingParams
 from cotdistill.models import LoadedModel, encode_turns, load_model, model_identity
+from cotdistill.progress import say
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +28,11 @@ class TransformersBackend:
     `batch_size` in sequences. Raises `BackendError` if the model cannot be loaded.
     """
 
-    def __init__(self, model: str, chat: bool = False, system: str = "", batch_size: int = 64) -> None:
+    def __init__(
+        self, model: str, chat: bool = False, system: str = "", batch_size: int = 64, trust_remote_code: bool = False
+    ) -> None:
         self.model = model
+        self.trust_remote_code = trust_remote_code
         self.chat = chat
         self.system = system
         self.batch_size = batch_size
@@ -40,16 +44,24 @@ class TransformersBackend:
 
     @cached_property
     def loaded(self) -> LoadedModel:
-        return load_model(self.model)
+        return load_model(self.model, self.trust_remote_code)
 
     def generate(self, requests: Iterator[Request | None]) -> Generator[tuple[Request, int, Completion], None, None]:
         """Many at a time, those sampled in one way together."""
+        looped = 0
         while waiting := list(itertools.islice(iter(lambda: next(requests, None), None), REQUESTS_AT_ONCE)):
             for params in dict.fromkeys(request.params for request in waiting):
-                yield from self._sample([request for request in waiting if request.params == params], params)
+                looped += yield from self._sample([request for request in waiting if request.params == params], params)
+        if looped:
+            say(f"evaluate: {looped} texts that went on repeating themselves were ended early")
 
-    def _sample(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[tuple[Request, int, Completion]]:
-        """Longest prompts first: too little memory shows at once, and batches hold few pads."""
+    def _sample(
+        self, requests: Sequence[Request], params: SamplingParams
+    ) -> Generator[tuple[Request, int, Completion], None, int]:
+        """Longest prompts first: too little memory shows at once, and batches hold few pads.
+
+        Returns how many texts were ended since they repeated themselves.
+        """
         room = getattr(self.loaded.model.config, "max_position_embeddings", sys.maxsize)
         if not self.loaded.seq2seq:  # where prompt and completion share the positions
             room -= params.max_tokens
@@ -62,19 +74,34 @@ class TransformersBackend:
             ids, request, sample = rows.pop(0)
             reason = f"the prompt has {len(ids)} tokens, and the model room for {room}"
             yield request, sample, Completion("", "error", error=reason)
-        for start in range(0, len(rows), self.batch_size):
-            batch = rows[start : start + self.batch_size]
-            seeds = [request.seed(sample) for _, request, sample in batch]
-            completions = self._complete([ids for ids, _, _ in batch], seeds, params)
-            for (_, request, sample), completion in zip(batch, completions, strict=True):
-                yield request, sample, completion
+        looped = 0
+        prompts, seeds = [ids for ids, _, _ in rows], [request.seed(sample) for _, request, sample in rows]
+        for i, tokens, repeats in self._decode(prompts, seeds, params):
+            ids, request, sample = rows[i]
+            looped += repeats
+            yield request, sample, self._completion(tokens, len(ids), params)
+        return looped
+
+    def _decode(
+        self, prompts: list[list[int]], seeds: list[int], params: SamplingParams
+    ) -> Iterator[tuple[int, list[int], bool]]:
+        """Yield (position of the prompt, tokens, whether it repeated itself), as each text or batch ends."""
+        from cotdistill.backends.refill import can_refill, decode
+
+        if not self.loaded.seq2seq and can_refill(self.loaded.model):
+            yield from decode(self.loaded, prompts, seeds, params, self.batch_size)
+            return
+        for start in range(0, len(prompts), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            for i, tokens in enumerate(self._batch(prompts[part], seeds[part], params), start):
+                yield i, tokens, False
 
     def _encode(self, request: Request) -> list[int]:
         return encode_turns(self.loaded.tokenizer, request.prompt, self.chat, self.system)
 
-    def _complete(self, prompts: list[list[int]], seeds: list[int], params: SamplingParams) -> list[Completion]:
+    def _batch(self, prompts: list[list[int]], seeds: list[int], params: SamplingParams) -> list[list[int]]:
+        """The tokens of one batch, run until its last text ends, by `generate` of transformers."""
         import torch
-        from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
         model, tokenizer, pad = self.loaded.model, self.loaded.tokenizer, self.loaded.pad_id
         width = max(map(len, prompts))
@@ -85,26 +112,19 @@ class TransformersBackend:
 
         ids = torch.tensor([padded(p, pad) for p in prompts], device=model.device)
         mask = torch.tensor([padded([1] * len(p), 0) for p in prompts], device=model.device)
-        processors = LogitsProcessorList()
-        if params.temperature > 0:
-            processors.append(TemperatureLogitsWarper(params.temperature))
-            if params.top_p < 1:
-                processors.append(TopPLogitsWarper(params.top_p))
-            processors.append(SeededChoice(seeds))
         with torch.inference_mode():
             output = model.generate(
                 ids,
                 attention_mask=mask,
                 max_new_tokens=params.max_tokens,
                 do_sample=False,  # SeededChoice has chosen
-                logits_processor=processors,
+                logits_processor=[SeededChoice(seeds, params)] if params.temperature > 0 else [],
                 eos_token_id=self.loaded.eos_ids,
                 pad_token_id=pad,
                 **({"stop_strings": list(params.stop), "tokenizer": tokenizer} if params.stop else {}),
             )
         # A causal model repeats the prompts; an encoder-decoder one begins with its decoder's start token.
-        rows = output[:, 1 if self.loaded.seq2seq else width :].tolist()
-        return [self._completion(row, len(p), params) for row, p in zip(rows, prompts, strict=True)]
+        return output[:, 1 if self.loaded.seq2seq else width :].tolist()  # type: ignore[no-any-return]
 
     def _completion(self, row: list[int], prompt_tokens: int, params: SamplingParams) -> Completion:
         ends = [i for i, token in enumerate(row) if token in self.loaded.eos_ids]
@@ -122,17 +142,16 @@ class TransformersBackend:
 class SeededChoice:
     """Leaves one token a row, drawn from its probabilities with a generator of the row's own seed."""
 
-    def __init__(self, seeds: Sequence[int]) -> None:
+    def __init__(self, seeds: Sequence[int], params: SamplingParams) -> None:
         import torch
 
+        self.params = params
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         import torch
 
-        cumulated = scores.float().softmax(-1).cumsum(-1)
-        uniform = torch.cat([torch.rand(1, generator=g) for g in self.generators]).to(scores.device)
-        # right=True: a token of probability 0 adds nothing to the sum, and is never the first above.
-        chosen = torch.searchsorted(cumulated, uniform[:, None] * cumulated[:, -1:], right=True)
-        chosen.clamp_(max=scores.shape[-1] - 1)
-        return torch.full_like(scores, -torch.inf).scatter_(-1, chosen, 0.0)
+        from cotdistill.backends.refill import choose
+
+        chosen = choose(scores.float(), self.params, self.generators)
+        return torch.full_like(scores, -torch.inf).scatter_(-1, chosen[:, None], 0.0)

@@ -1,0 +1,192 @@
+"""Decoding of a causal model in which new prompts take the place of the texts that have ended.
+
+    for i, tokens, looped in decode(loaded, prompts, seeds, params, batch_size):
+
+`generate` of transformers runs a batch until its longest text ends, with most rows idle for most of the time. Here
+a row leaves as it ends. The rows are right-aligned in one cache, so each has its next token in the same column.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn.functional import pad
+from transformers import DynamicCache, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from cotdistill.completions import SamplingParams
+from cotdistill.models import LoadedModel
+
+JOIN_SHARE = 4  # prompts join when this part of the batch is free: a few of them are read no faster than many
+LOOP_TOKENS = 96  # that repeat one span, and ...
+LOOP_REPEATS = 3  # ... repeat it as often: a greedy text does not come out of that again
+LOOP_EVERY = 16  # tokens between two looks
+# What a model's generation_config.json may say without another greedy text: `generate` alone knows the rest.
+PLAIN = {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "use_cache", "max_length"}
+PLAIN |= {"do_sample", "temperature", "top_p", "top_k", "cache_implementation", "max_new_tokens"}
+
+
+def can_refill(model: Any) -> bool:
+    """Whether a causal model keeps only keys and values of its tokens, and its scores are used as they are."""
+    if not {"past_key_values", "position_ids", "logits_to_keep"} <= set(inspect.signature(model.forward).parameters):
+        return False
+    layers = DynamicCache(config=model.config).layers
+    known = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+    says = {key for key in model.generation_config.to_diff_dict() if not key.startswith(("_", "output_"))}
+    return known and says <= PLAIN
+
+
+@dataclass
+class Row:
+    """A text that is being written: `tokens` so far, of the prompt at `index`."""
+
+    index: int
+    prompt: list[int]
+    generator: torch.Generator
+    tokens: list[int] = field(default_factory=list)
+    looped: bool = False
+
+
+def decode(
+    loaded: LoadedModel,
+    prompts: Sequence[list[int]],
+    seeds: Sequence[int],
+    params: SamplingParams,
+    batch_size: int,
+) -> Iterator[tuple[int, list[int], bool]]:
+    """Yield (position of the prompt, tokens, whether it repeated itself) as each text ends, `batch_size` at a time."""
+    batch = Batch(loaded, params)
+    begun = 0
+    while begun < len(prompts) or batch.rows:
+        free = min(batch_size - len(batch.rows), len(prompts) - begun)
+        if free and (free * JOIN_SHARE >= batch_size or begun + free == len(prompts)):
+            news = range(begun, begun + free)
+            batch.join([Row(i, prompts[i], torch.Generator().manual_seed(seeds[i])) for i in news])
+            begun += free
+        else:
+            batch.step()
+        for row in batch.leave():
+            yield row.index, row.tokens, row.looped
+
+
+class Batch:
+    """The rows that are being written, and what the model keeps of them.
+
+    `mask` (rows, columns) is 1 where a column is the row's own, 0 left of its prompt.
+    """
+
+    def __init__(self, loaded: LoadedModel, params: SamplingParams) -> None:
+        self.loaded = loaded
+        self.params = params
+        self.rows: list[Row] = []
+        # Without the configuration: sliding layers keep all columns, and the mask alone says what they see.
+        self.cache = DynamicCache()
+        self.mask = torch.empty(0, 0, dtype=torch.long, device=loaded.model.device)
+        # No token of a stop string is shorter than a byte; one more, as some tokenizers drop a text's first space.
+        self.tail = max((len(stop.encode()) for stop in params.stop), default=0) + 1
+
+    @torch.inference_mode()
+    def join(self, rows: list[Row]) -> None:
+        """Read the prompts of `rows` together, and write the first token of each."""
+        width = max(len(row.prompt) for row in rows)
+        ids = [[self.loaded.pad_id] * (width - len(row.prompt)) + row.prompt for row in rows]
+        ones = [[0] * (width - len(row.prompt)) + [1] * len(row.prompt) for row in rows]
+        mask = torch.tensor(ones, device=self.mask.device)
+        cache = DynamicCache()
+        self._write(rows, torch.tensor(ids, device=mask.device), mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
+        if self.rows:
+            columns = max(width, self.mask.shape[1])
+            for new, old in zip(cache.layers, self.cache.layers, strict=True):
+                new.keys = torch.cat([_widened(old.keys, columns), _widened(new.keys, columns)])
+                new.values = torch.cat([_widened(old.values, columns), _widened(new.values, columns)])
+                old.keys = old.values = None  # layer by layer: never two caches in memory
+            mask = torch.cat([pad(m, (columns - m.shape[1], 0)) for m in (self.mask, mask)])
+        self.rows, self.mask, self.cache = self.rows + rows, mask, cache
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """Write one token more in each row."""
+        self.mask = pad(self.mask, (0, 1), value=1)
+        ids = torch.tensor([[row.tokens[-1]] for row in self.rows], device=self.mask.device)
+        self._write(self.rows, ids, self.mask, self.mask.sum(-1, keepdim=True) - 1, self.cache)
+
+    @torch.inference_mode()
+    def leave(self) -> list[Row]:
+        """The rows that have ended, taken out, with the columns that no other row needs."""
+        ended = [self._ended(row) for row in self.rows]
+        left = [row for row, end in zip(self.rows, ended, strict=True) if end]
+        if left:
+            self.rows = [row for row, end in zip(self.rows, ended, strict=True) if not end]
+            keep = torch.tensor([i for i, end in enumerate(ended) if not end], device=self.mask.device)
+            longest = max((len(row.prompt) + len(row.tokens) - 1 for row in self.rows), default=0)
+            first = self.mask.shape[1] - longest  # the last token is not in the cache yet
+            self.mask = self.mask[keep, first:] if self.rows else self.mask[:0, :0]
+            for layer in self.cache.layers:
+                layer.keys, layer.values = (
+                    x[keep, :, first:] if self.rows else None for x in (layer.keys, layer.values)
+                )
+        return left
+
+    def _write(
+        self, rows: list[Row], ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: DynamicCache
+    ) -> None:
+        output = self.loaded.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        tokens = choose(output.logits[:, -1].float(), self.params, [row.generator for row in rows])
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            row.tokens.append(token)
+
+    def _ended(self, row: Row) -> bool:
+        if row.tokens[-1] in self.loaded.eos_ids or len(row.tokens) == self.params.max_tokens:
+            return True
+        if self.params.stop and self._stops(row.tokens[-self.tail :]) and self._stops(row.tokens):
+            return True
+        row.looped = self.params.temperature == 0 and len(row.tokens) % LOOP_EVERY == 0 and loops(row.tokens)
+        return row.looped
+
+    def _stops(self, tokens: list[int]) -> bool:
+        text = self.loaded.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return any(stop in text for stop in self.params.stop)
+
+
+def choose(scores: torch.Tensor, params: SamplingParams, generators: Sequence[torch.Generator]) -> torch.Tensor:
+    """A token a row of `scores` (rows, vocabulary): the likeliest, or one drawn with the row's own generator."""
+    if params.temperature == 0:
+        return scores.argmax(-1)
+    ids: Any = None  # which neither of the two looks at
+    scores = TemperatureLogitsWarper(params.temperature)(ids, scores)
+    if params.top_p < 1:
+        scores = TopPLogitsWarper(params.top_p)(ids, scores)
+    cumulated = scores.softmax(-1).cumsum(-1)
+    uniform = torch.cat([torch.rand(1, generator=g) for g in generators]).to(scores.device)
+    # right=True: a token of probability 0 adds nothing to the sum, and is never the first above.
+    chosen = torch.searchsorted(cumulated, uniform[:, None] * cumulated[:, -1:], right=True)
+    return chosen.clamp_(max=scores.shape[-1] - 1)[:, 0]
+
+
+def loops(tokens: list[int]) -> bool:
+    """Whether a text ends in one span of tokens, again and again."""
+    for period in range(1, len(tokens) // LOOP_REPEATS + 1):
+        span = max(LOOP_TOKENS, LOOP_REPEATS * period)
+        if (
+            tokens[-1] == tokens[-1 - period]
+            and len(tokens) >= span
+            and tokens[-span:-period] == tokens[period - span :]
+        ):
+            return True
+    return False
+
+
+def _widened(x: torch.Tensor, columns: int) -> torch.Tensor:
+    """Keys or values (rows, heads, columns, width) with columns of zeros on the left, which the mask hides."""
+    return pad(x, (0, 0, columns - x.shape[-2], 0))
