@@ -260,13 +260,16 @@ class _Asking:
             self.end(work)
 
     def end(self, work: Work) -> None:
-        failed = any(c.finish_reason == "error" for c in (*work.texts.values(), *work.answers.values()))
-        marked = self.job.n if self.job.cue and not failed and not self.job.until else 0
+        marked = 0
+        if self.job.cue and not self.job.until:
+            failed = any(c.finish_reason == "error" for c in (*work.texts.values(), *work.answers.values()))
+            marked = 0 if failed else self.job.n
         self.outbox.append(Mark(self.job.id, work.key, marked))
         self.count(self.job.n * self.per_sample - work.counted, work)
-        texts = [c.text for c in work.texts.values() if c.finish_reason != "error"]
-        if len(texts) > 1 and self.job.first.sampling.temperature > 0:
-            self.note_sampling(len(set(texts)) == 1)
+        if len(work.texts) > 1 and self.job.first.sampling.temperature > 0:
+            texts = [c.text for c in work.texts.values() if c.finish_reason != "error"]
+            if len(texts) > 1:
+                self.note_sampling(len(set(texts)) == 1)
 
     def ask(self, request: Request, who: list[tuple[Work, int]]) -> None:
         self.asked[request] = who

@@ -116,6 +116,8 @@ class Work:
 
     def next_samples(self) -> tuple[int, ...]:
         """The samples to ask for now: no more than could all be needed."""
+        if len(self.texts) == self.job.n:
+            return ()
         if (until := self.job.until) is None:
             return tuple(s for s in range(self.job.n) if s not in self.texts)
         found: set[str] = set()
@@ -157,7 +159,7 @@ def look(works: Sequence[Work], store: Store) -> None:
 
 
 def _generation(question: Question, index: int, text: Completion, answer: Completion | None) -> Generation:
-    failed = next((c for c in (text, answer) if c and c.finish_reason == "error"), None)
+    failed = text if text.finish_reason == "error" else answer if answer and answer.finish_reason == "error" else None
     return Generation(
         question.id,
         index,

@@ -114,8 +114,10 @@ class Pace:
         self.in_flight += 1
         self.full = self.full or self.in_flight >= self.limit
         self.sent += 1
-        self.requests.take(1)
-        self.tokens.take(tokens)
+        if self.requests.rate:
+            self.requests.take(1)
+        if self.tokens.rate:
+            self.tokens.take(tokens)
         if self.rate is not None:
             self.adaptive.take(1)
         return self.clock()
@@ -123,7 +125,8 @@ class Pace:
     def leave(self, tokens: int, used: int) -> None:
         """It has ended, and used so many of its tokens."""
         self.in_flight -= 1
-        self.tokens.take(used - tokens)
+        if self.tokens.rate:
+            self.tokens.take(used - tokens)
 
     def open_up(self) -> None:
         """Nobody was refused so far, though none is answered yet: go on as if one were."""
