@@ -70,7 +70,7 @@ def test_a_batch_is_generated_as_one_by_one(base: Path, in_fp32: None) -> None:
     assert len({c.text for c in together}) > ("t5" not in base.name)
 
 
-@TRAINED
+@pytest.mark.slow
 def test_one_seed_repeats_and_two_differ(base: Path, tmp_path: Path) -> None:
     weights = [
         sha256(train(PAIRS, settings(base, batch_size=2), tmp_path / str(i), seed) / "model.safetensors")

@@ -178,6 +178,7 @@ def test_the_papers_protocol_shows_its_gap_to_the_dev_protocol(student: Path, tm
     assert other.results[0].accuracy == result.epochs[facts["selected_epoch"] - 1]
 
 
+@pytest.mark.slow
 def test_epochs_that_are_to_be_asked_again_keep_their_weights(student: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"student__steps": 0, "student__epochs": 2, "student__select": "paper"}
     no_room = {"evaluate__methods": ["fine_tune"], "evaluate__max_tokens": 8191}

@@ -250,7 +250,7 @@ CONTRARY = [Pair(p.question_id, 0, p.prompt, " 1zebrazebra" if p.question_id in 
     ("kind", "lora"),
     [
         ("base", LoraConfig(rank=8, alpha=64)),
-        ("t5_base", None),
+        pytest.param("t5_base", None, marks=pytest.mark.slow),
         pytest.param("base", None, marks=pytest.mark.slow),
         pytest.param("t5_base", LoraConfig(rank=8, alpha=64), marks=pytest.mark.slow),
     ],
@@ -370,6 +370,7 @@ def test_a_student_is_made_once_and_again_when_something_changes(base: Path, tmp
     assert again[0] > first[0]
 
 
+@pytest.mark.slow
 def test_a_constant_rate_learns_more_than_one_that_falls_to_nothing(base: Path, tmp_path: Path) -> None:
     moved = {}
     start = load_for_training(str(base)).model.get_input_embeddings().weight
@@ -453,6 +454,7 @@ def test_a_failed_training_leaves_the_student_that_was_there(base: Path, tmp_pat
     assert {path.name: path.read_bytes() for path in student.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_killed_while_training(base: Path, tmp_path: Path) -> None:
     """Killed in its third epoch, when students of two are saved: nothing is there that looks whole."""
     folder = tmp_path / "student"
