@@ -133,7 +133,6 @@ class CompletionTrainer(transformers.Trainer):  # type: ignore[misc]  # untyped
         super().__init__(**arguments)
         # Our loss counts the labels of all micro-batches of a step, whatever the model's own does.
         self.model_accepts_loss_kwargs = True
-        self._loss_shifts_labels = False  # and counts them all: where the first predicts nothing it is IGNORED
         self.add_callback(Epochs(self))
         self.most_loss = 2 * math.log(self.model.get_input_embeddings().weight.shape[0])
 
