@@ -88,6 +88,8 @@ def overlap(questions: Sequence[Question], test: Sequence[Question]) -> list[int
     tested = [_words(question) for question in test]
     four, eight, thirteen = ({gram for words in tested for gram in _grams(words, size)} for size in (4, 8, 13))
     shared = [0, 0]
+    if not four:  # as where nothing is tested
+        return shared
     for words in map(_words, questions):
         # Eight in a row hold four that begin at 0, 4, 8, ...: most questions share not even these.
         quarters = zip(words[::4], words[1::4], words[2::4], words[3::4], strict=False)

@@ -116,14 +116,13 @@ def _fine_tune(
 
     from cotdistill.trainer import Keep, Watch, make_trainer
 
-    at_once = config.micro_batch_size or config.batch_size
     while True:
         checkpoint, before = newest_whole(work)
         if checkpoint:
             say(f"{work.stem}: goes on from {checkpoint}")
         keep = Keep(config, work / "student", student.tokenizer)
         watch = Watch(progress, config.checkpoint_minutes, before.get("seconds", 0.0))
-        trainer = make_trainer(student, examples, dev_examples, config, seed, work, [watch, keep], at_once)
+        trainer = make_trainer(student, examples, dev_examples, config, seed, work, [watch, keep])
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except (OSError, SafetensorError) as error:
@@ -133,13 +132,14 @@ def _fine_tune(
                 raise _no_room(work, error) from None
             if not _out_of_memory(error):
                 raise
+            at_once = config.micro_batch_size or config.batch_size
             if at_once == 1:
                 raise BackendError(
                     "memory ran out with one training example at once.\n"
                     "Lower student.max_length with student.over_long=drop, set student.lora, or take a smaller model."
                 ) from None
-            at_once //= 2
-            say(f"warning: memory ran out: from now on {at_once} examples at once (student.micro_batch_size).")
+            config = config.model_copy(update={"micro_batch_size": at_once // 2})
+            say(f"warning: memory ran out: from now on {at_once // 2} examples at once (student.micro_batch_size).")
         else:
             state = trainer.state
             return {

@@ -290,11 +290,10 @@ def make_trainer(
     seed: int,
     work: Path,
     callbacks: Sequence[Any] = (),
-    micro_batch: int = 0,
 ) -> CompletionTrainer:
-    """A `Trainer` of `student` as `config` says, with checkpoints in `work`; `micro_batch` examples at once."""
+    """A `Trainer` of `student` as `config` says, with checkpoints in `work`."""
     on_gpu = torch.cuda.is_available()
-    at_once = micro_batch or config.micro_batch_size or config.batch_size
+    at_once = config.micro_batch_size or config.batch_size
     at_once = next(size for size in range(min(at_once, config.batch_size), 0, -1) if config.batch_size % size == 0)
     steps = config.steps or math.ceil(len(examples) / config.batch_size) * config.epochs
     arguments = transformers.TrainingArguments(
