@@ -84,6 +84,8 @@ def test_overrides_win(tmp_path: Path) -> None:
         ("name: !!python/object/apply:os.system [exit]", ["line 1", "tag"]),
         ("? [1, 2]\n: 3", ["YAML"]),
         ("name: 2021-13-45", ["month"]),
+        ("student: {patience: 2, select: last}", ["student: patience", "dev loss", "select"]),
+        ("student: {patience: 2, dev_fraction: 0}", ["student: patience", "dev loss", "dev_fraction"]),
         ("teacher: {samples: " + "9" * 5000 + "}", ["cannot be read"]),
         ('"a\\nb\\nc\\nd\\ne": 1', ["no such key"]),
         ('"' + "k" * 1_000 + '": 1', ["no such key"]),

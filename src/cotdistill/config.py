@@ -227,6 +227,12 @@ class StudentConfig(Section):
     over_long: Literal["raise", "drop"] = Field("raise", description="drop: leave longer ones out and count them")
     lora: LoraConfig | None = Field(None, description="e.g. {rank: 16}; none: all weights are trained")
 
+    @model_validator(mode="after")
+    def _patience_has_a_dev_loss(self) -> StudentConfig:
+        if self.patience and (self.select == "last" or not self.dev_fraction):
+            raise ValueError("patience: it needs a dev loss; set dev_fraction above 0, and select to dev or paper")
+        return self
+
 
 class EvaluateConfig(Section):
     """Which methods are compared on the test questions."""
