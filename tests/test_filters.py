@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cotdistill.filters import LOOP, equations, loops, overlap
+from cotdistill.equations import equations
+from cotdistill.filters import LOOP, loops, overlap
 from cotdistill.records import Question
 
 TEACHER = Path(__file__).parents[2] / "shared" / "data" / "teacher"

@@ -24,9 +24,10 @@ from typing import Any, BinaryIO, NamedTuple
 from cotdistill.answers import AnswerType
 from cotdistill.chunks import Chunk, batches, generations_of, spans
 from cotdistill.config import CurateConfig
+from cotdistill.equations import equations
 from cotdistill.errors import DataError
 from cotdistill.evaluate import Judged, judge, split_answer
-from cotdistill.filters import equations, leaked, loops, overlap
+from cotdistill.filters import leaked, loops, overlap
 from cotdistill.methods import Method
 from cotdistill.records import Generation, Pair, Question, Score, atomic, from_line, read_jsonl, to_line
 from cotdistill.tasks import fold

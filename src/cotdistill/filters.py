@@ -1,9 +1,7 @@
-"""What curation asks of a rationale besides its answer: does it loop, which equations, is its question a test question.
+"""What curation asks of a rationale besides its answer: does it loop, is its question a test question.
 
 >>> loops("So it is 5, and we are done here. " * 4)
 True
->>> equations("First 3 + 4 = 7.0, then 7 x $1,000 = $7000.")
-('3+4=7', '7*1000=7000')
 """
 
 from __future__ import annotations
@@ -19,15 +17,6 @@ LOOP = 120  # characters: 24 words or so, three times eight
 # Of LOOP characters at least two thirds stand a second time, and so does one of the pieces that begin every STEP.
 STEP, PIECE = 56, 24
 MOST = 3000  # characters that are looked at, the last of a text: a loop goes on to its end
-
-_VALUE = r"[-(]{0,3}\$?[0-9][0-9,]{0,50}(?:\.[0-9]{1,50})?%?\){0,3}"
-_SIGN = r"(?:[-+*/x\u00d7\u00f7\u00b7\u2212\u2013^]|\\times|\\cdot|\\div)"
-EQUATION = re.compile(  # what is counted, such as the apples of "3 apples + 4 = 7", is no part of it
-    rf"(?<![\w.]){_VALUE}(?:\s?[A-Za-z]{{1,20}})?(?:\s?{_SIGN}\s?{_VALUE}(?:\s?[A-Za-z]{{1,20}})?){{1,20}}\s?=\s?{_VALUE}"
-)
-TOKEN = re.compile(rf"[0-9][0-9,]*(?:\.[0-9]+)?|[()=]|{_SIGN}(?![A-Za-z])")
-SIGNS = dict.fromkeys(("x", "\u00d7", "\u00b7", "\\times", "\\cdot"), "*")
-SIGNS |= dict.fromkeys(("\u00f7", "\\div"), "/") | dict.fromkeys(("\u2212", "\u2013"), "-")
 
 
 def loops(text: str) -> bool:
@@ -56,18 +45,6 @@ def _shifts(text: str, first: int) -> Iterator[int]:
 def _says_again(text: str, shift: int) -> bool:
     alike = bytes(map(eq, text, text[shift:]))
     return b"\1" * (max(LOOP, 3 * shift) - shift) in alike
-
-
-def equations(text: str) -> tuple[str, ...]:
-    """The equations that a text computes, in their order: signs and numbers in one spelling, no units."""
-    return tuple("".join(map(_token, TOKEN.findall(match))) for match in EQUATION.findall(text))
-
-
-def _token(token: str) -> str:
-    if not token[0].isdigit():
-        return SIGNS.get(token, token)
-    token = token.replace(",", "")
-    return token.rstrip("0").rstrip(".") if "." in token else token
 
 
 def leaked(questions: Sequence[Question], test: Sequence[Question]) -> set[str]:
