@@ -162,7 +162,7 @@ def loop(folder: Path, kind: str, rule: str, processes: int) -> int:
                 continue
             seen.add(key)
             kept += 1
-            completion = student.completion(generation.text, question.answer)
+            completion = student.completion(question, generation.text)
             pair = Pair(question.id, generation.index, student.prompt(question), completion)
             out.write(json.dumps(pair.to_json()) + "\n")
     return kept

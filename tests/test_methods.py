@@ -8,7 +8,7 @@ from cotdistill.errors import ConfigError
 from cotdistill.methods import FORMS, METHODS, methods, teacher_method
 from cotdistill.records import Question
 
-QUESTION = Question("1", "\n How {many}? ", "5")
+QUESTION = Question("1", "\n How {many}? ", " 5 ")
 EXEMPLARS = (Question("a", " One? ", " 1 ", rationale=" It is 1. "), Question("b", "Two?", "2", rationale="Two."))
 SHOTS = "Q: One?\nA: It is 1. The answer is 1.\nQ: Two?\nA: Two. The answer is 2.\nQ: How {many}?\nA:"
 
@@ -31,7 +31,7 @@ ROWS = {
 def test_words(name: str) -> None:
     method = methods(exemplars=EXEMPLARS)[name]
     assert method.name == name
-    completion = method.completion("\n2 + 3 = 5. ", " 5 ") if method.completion else None
+    completion = method.completion(QUESTION, "\n2 + 3 = 5. ") if method.completion else None
     assert ROWS[name] == (
         method.prompt(QUESTION),
         method.answer_cue,
@@ -64,7 +64,8 @@ def test_forms(
     for name, (prompt, written) in (("fine_tune", answers), ("fine_tune_cot", rationales)):
         method = known[name]
         assert method.completion is not None
-        assert (method.prompt(Question("1", "Q?", "5")), method.completion("R", "5")) == (prompt, written)
+        question = Question("1", "Q?", "5")
+        assert (method.prompt(question), method.completion(question, "R")) == (prompt, written)
         assert method.stop == stop
         assert method.chat is (form == "chat")
     cue = known["fine_tune_cot"].cue
@@ -113,8 +114,8 @@ def test_teachers_that_are_asked_once() -> None:
 
 
 def test_inner_white_space_stays() -> None:
-    question = Question("1", "a  b\n c", "5")
+    question = Question("1", "a  b\n c", "1  2")
     assert METHODS["fine_tune"].prompt(question) == "a  b\n c ###"
     completion = METHODS["fine_tune_cot"].completion
     assert completion is not None
-    assert completion("x\n\ny", "1  2") == " x\n\ny --> 1  2 END"
+    assert completion(question, "x\n\ny") == " x\n\ny --> 1  2 END"

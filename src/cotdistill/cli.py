@@ -300,7 +300,7 @@ def show_results(this: Run, as_json: bool) -> None:
     for result in this.results:
         for warning in result.warnings:
             progress.say(f"warning: {result.method}: {warning}")
-    progress.say(verdict(this.results))
+    progress.say(verdict(this.results, this.methods))
     if not as_json:
         typer.echo((this.folder / "report.html").absolute())
 

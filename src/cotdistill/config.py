@@ -29,6 +29,7 @@ from pydantic import (
 from cotdistill.config_file import MAX_SHOWN, fill_secrets, read_yaml, set_value, shown
 from cotdistill.errors import ConfigError
 
+MOST_WEIGHT = 1_000_000
 QUICKSTART = Path(__file__).parent / "quickstart.yaml"
 
 
@@ -202,6 +203,11 @@ class StudentConfig(Section):
     format: Literal["paper", "paper_gpt3", "natural", "chat"] = Field(
         "paper", description="of prompts and completions; chat: the student's own chat template"
     )
+    rationale: str | dict[str, float] = Field(
+        "full",
+        description="what fine_tune_cot writes: full; short; answer_first, and at the test no more than that; "
+        "or several by weight, as {full: 2, answer_first: 1}, asked in the first",
+    )
     select: Literal["last", "dev", "paper"] = Field(
         "dev",
         description="the epoch kept: of the lowest dev loss; last; paper: the best on the test set, as the authors. "
@@ -226,6 +232,21 @@ class StudentConfig(Section):
     max_length: int = Field(0, ge=0, description="tokens a training example may have; 0: the longest there is")
     over_long: Literal["raise", "drop"] = Field("raise", description="drop: leave longer ones out and count them")
     lora: LoraConfig | None = Field(None, description="e.g. {rank: 16}; none: all weights are trained")
+
+    @field_validator("rationale", mode="before")
+    @classmethod
+    def _known_styles(cls, rationale: object) -> object:
+        from cotdistill.methods import STYLES
+
+        weights = {rationale: 1} if isinstance(rationale, str) else rationale
+        if not isinstance(weights, dict) or not weights:
+            raise ValueError(f"a style, or several with their weights, of {', '.join(STYLES)}")
+        for style, weight in weights.items():
+            if style not in STYLES:
+                raise ValueError(f"no style {style!r}{nearest(str(style), STYLES)}")
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= MOST_WEIGHT:
+                raise ValueError(f"the weight of {style} must be a number above 0, at most 1,000,000, not {weight!r}")
+        return weights if len(weights) > 1 else next(iter(weights))
 
     @model_validator(mode="after")
     def _patience_has_a_dev_loss(self) -> StudentConfig:

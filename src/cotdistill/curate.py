@@ -185,7 +185,9 @@ class Job:
                 seen.add(look.folded)
                 marginal["right"] += 1
             if reason is None:
-                pair = _pair(question, self.student, prompt, look.rationale, generation.index, generation.teacher)
+                style = self.student.style_of(question.id, generation.index)
+                asked = prompt if style is self.student else style.prompt(question)
+                pair = _pair(question, style, asked, look.rationale, generation.index, generation.teacher)
                 part.lines.append(to_line(pair))
             elif len(part.dropped) < SHOWN:
                 part.dropped.append((question, generation, Score(question.id, generation.index, *look.judged)))
@@ -257,7 +259,7 @@ def _choose(looks: Sequence[Look], config: CurateConfig) -> list[str | None]:
 def _pair(question: Question, student: Method, prompt: str, rationale: str, index: int, teacher: str = "") -> Pair:
     if student.completion is None:
         raise ValueError(f"{student.name} is not a method that a student learns")
-    return Pair(question.id, index, prompt, student.completion(rationale, question.answer), teacher)
+    return Pair(question.id, index, prompt, student.completion(question, rationale), teacher)
 
 
 def _write(job: Job, generations: Path | Iterable[Generation], out: BinaryIO, processes: int) -> Part:

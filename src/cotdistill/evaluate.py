@@ -74,6 +74,11 @@ def split_answer(generation: Generation, method: Method, answer_type: AnswerType
     if method is ANY_FORM and (cue := FORMS["paper"].cue) not in text:
         # The authors' evaluator takes the first answer of a text without a cue, whatever it is.
         return ("", text) if answer_type.first_cue or is_step(text) else (text, None)
+    if method.mark:
+        answer, _, rationale = text.partition(method.mark)
+        for stop in method.stop:
+            answer = answer.partition(stop)[0]
+        return rationale, answer
     if not (cue := method.cue or (cue if method is ANY_FORM else "")):
         return "", text
     if answer_type.first_cue:
@@ -243,7 +248,7 @@ def _written(value: Any, answer_type: str) -> str | None:
     return f"{Decimal(repr(value)):f}" if isinstance(value, (int, float)) else json.dumps(value)
 
 
-def verdict(results: Sequence[Result]) -> str:
+def verdict(results: Sequence[Result], methods: Mapping[str, Method] = METHODS) -> str:
     """One plain sentence on whether learning from rationales beat learning from answers alone."""
     cot = next((r for r in results if r.method == "fine_tune_cot"), None)
     plain = next((r for r in results if r.method == "fine_tune"), None)
@@ -251,7 +256,8 @@ def verdict(results: Sequence[Result]) -> str:
         return "This run did not compare fine_tune_cot with fine_tune."
     numbers = f"{_shown(cot)} against {_shown(plain)}"
     if cot.low > plain.high:
-        return f"Taught with rationales, the student reasons: {numbers} when taught the answers alone."
+        does = "answers better" if methods[cot.method].mark else "reasons"
+        return f"Taught with rationales, the student {does}: {numbers} when taught the answers alone."
     if cot.high < plain.low:
         return f"Rationales did not help here: {numbers} when taught the answers alone, which is better."
     return (

@@ -2,7 +2,7 @@
 
     >>> METHODS["zero_shot_cot"].prompt(question)
     "Q: How many ...?\\nA: Let's think step by step."
-    >>> METHODS["fine_tune_cot"].completion(" 2 + 3 = 5.", "5")
+    >>> METHODS["fine_tune_cot"].completion(question, " 2 + 3 = 5.")
     ' 2 + 3 = 5. --> 5 END'
 
 `METHODS` are in the paper's form; `methods` makes those of another form or with exemplars, and
@@ -14,12 +14,14 @@ https://github.com/kojima-takeshi188/zero_shot_cot, main.py and utils.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from random import Random
 
 from cotdistill.errors import ConfigError
 from cotdistill.records import Question
+from cotdistill.styles import short
 
 STEP_BY_STEP = "Q: {q}\nA: Let's think step by step."
 PAPER_CUE = "\nTherefore, the answer is"  # one for all tasks
@@ -31,9 +33,10 @@ class Method:
     """One way to ask for an answer.
 
     `prompt` makes the first prompt; `answer_cue`, where there is one, asks for the answer after the
-    raw text that followed. `completion(rationale, answer)` is what a student is trained to write, `None` where
-    the model is used as it is. Where there is a `cue` the answer stands after it. `max_tokens` and
-    `answer_tokens` limit the two completions, in tokens. `chat`: the model's own chat template is used.
+    raw text that followed. `completion(question, rationale)` is what a student is trained to write, `None` where
+    the model is used as it is. Where there is a `cue` the answer stands after it, where there is a `mark` before
+    it. `max_tokens` and `answer_tokens` limit the two completions, in tokens. `chat`: the model's own chat template
+    is used. A student is trained in the styles of `others` too, by `weights`, and asked in this one.
     """
 
     name: str
@@ -41,15 +44,24 @@ class Method:
     max_tokens: int
     answer_cue: str | None = None
     answer_tokens: int = 0
-    completion: Callable[[str, str], str] | None = None
+    completion: Callable[[Question, str], str] | None = None
     learns_rationale: bool = False
     cue: str | None = None
+    mark: str | None = None
     stop: tuple[str, ...] = ()
     chat: bool = False
+    others: tuple[Method, ...] = ()
+    weights: tuple[float, ...] = (1.0,)
 
     @property
     def trained(self) -> bool:
         return self.completion is not None
+
+    def style_of(self, question_id: str, index: int) -> Method:
+        """This, or of several styles the one drawn for a sample of a question, whatever the other samples are."""
+        if not self.others:
+            return self
+        return Random(f"{index} {question_id!a}").choices((self, *self.others), self.weights)[0]
 
 
 @dataclass(frozen=True)
@@ -57,45 +69,84 @@ class Form:
     """What a student reads and writes, of `{q}`uestion, `{r}`ationale and `{a}`nswer, all stripped.
 
     A causal student also learns to end with its end-of-sequence token, an encoder-decoder one with its own.
+    With the answer first the prompt is `answer_prompt`: the other may ask to think before.
     """
 
     answer_prompt: str
     answer: str
     rationale_prompt: str
     rationale: str
+    answer_first: str
     cue: str
+    mark: str
     stop: tuple[str, ...] = (" END",)
     chat: bool = False
     zero_shot: str = "Q: {q}\n\nA:"
 
 
 FORMS: dict[str, Form] = {
-    # Figure 2 of the paper, and the authors' current code.
-    "paper": Form("{q} ###", " {a} END", "{q} ###", " {r} --> {a} END", cue="-->"),
+    # Figure 2 of the paper, and the authors' current code. They have no answer first: that is ours in each form.
+    "paper": Form("{q} ###", " {a} END", "{q} ###", " {r} --> {a} END", " {a} <-- {r} END", cue="-->", mark="<--"),
     # Behind the GPT-3 numbers: the authors' first code, data/finetune.py. The two delimiters differ there too.
-    "paper_gpt3": Form("{q}\n\n ### \n\n", " {a} END", "{q}\n\n###\n\n", " {r}\n\n-->\n\n{a} END", cue="-->"),
+    "paper_gpt3": Form(
+        "{q}\n\n ### \n\n",
+        " {a} END",
+        "{q}\n\n###\n\n",
+        " {r}\n\n-->\n\n{a} END",
+        " {a}\n\n<--\n\n{r} END",
+        cue="-->",
+        mark="<--",
+    ),
     "natural": Form(
         "Q: {q}\n\nA:",
         " {a} END",
         "Q: {q}\n\nA: Let's think step by step.\n\n",
         " {r}\n\nTherefore, the answer is\n\n{a} END",
+        " {a}\n\nExplanation: {r} END",
         cue="Therefore, the answer is",
+        mark="Explanation:",
     ),
     "chat": Form(
-        "{q}", "{a}", "{q}", "{r}\n\nTherefore, the answer is {a}", cue="Therefore, the answer is", stop=(), chat=True
+        "{q}",
+        "{a}",
+        "{q}",
+        "{r}\n\nTherefore, the answer is {a}",
+        "{a}\n\nExplanation: {r}",
+        cue="Therefore, the answer is",
+        mark="Explanation:",
+        stop=(),
+        chat=True,
     ),
 }
 
-# The authors' form for T5: an encoder-decoder model needs no delimiter.
-SEQ2SEQ = Form("{q}", "{a}", "{q}", "{r} --> {a}", cue="-->", stop=(), zero_shot="question: {q}")
+# The authors' form for T5: an encoder-decoder model needs no delimiter. T5 cannot write <--: it has no token for <.
+SEQ2SEQ = Form(
+    "{q}",
+    "{a}",
+    "{q}",
+    "{r} --> {a}",
+    "{a} Explanation: {r}",
+    cue="-->",
+    mark="Explanation:",
+    stop=(),
+    zero_shot="question: {q}",
+)
 
 
 def _prompt(template: str, question: Question) -> str:
     return template.format(q=question.text.strip())
 
 
-def _completion(template: str, rationale: str, answer: str) -> str:
-    return template.format(r=rationale.strip(), a=answer.strip())
+def _completion(template: str, question: Question, rationale: str) -> str:
+    return template.format(r=rationale.strip(), a=question.answer.strip())
+
+
+def _short_completion(template: str, question: Question, rationale: str) -> str:
+    return _completion(template, question, short(question, rationale))
+
+
+def _named(prompt: Callable[[Question], str], name: str, question: Question) -> str:
+    return prompt(replace(question, text=f"{question.text.strip()} [{name.replace('_', ' ')}]"))
 
 
 def _few_shot(exemplars: Sequence[Question], question: Question) -> str:
@@ -108,9 +159,53 @@ def _few_shot(exemplars: Sequence[Question], question: Question) -> str:
     return "\n".join([*shots, f"Q: {question.text.strip()}\nA:"])
 
 
-def methods(form: str = "paper", seq2seq: bool = False, exemplars: Sequence[Question] = ()) -> dict[str, Method]:
+def _styles(f: Form) -> dict[str, Method]:
+    """fine_tune_cot by what the student writes."""
+    full = Method(
+        "fine_tune_cot",
+        partial(_prompt, f.rationale_prompt),
+        max_tokens=256,
+        completion=partial(_completion, f.rationale),
+        learns_rationale=True,
+        cue=f.cue,
+        stop=f.stop,
+        chat=f.chat,
+    )
+    return {
+        "full": full,
+        "short": replace(full, completion=partial(_short_completion, f.rationale)),
+        # Stopped at its mark, it costs no more than fine_tune.
+        "answer_first": replace(
+            full,
+            prompt=partial(_prompt, f.answer_prompt),
+            max_tokens=32,
+            completion=partial(_completion, f.answer_first),
+            cue=None,
+            mark=f.mark,
+            stop=(f.mark, *f.stop),
+        ),
+    }
+
+
+STYLES = tuple(_styles(SEQ2SEQ))
+
+
+def _mixed(styles: Mapping[str, Method], weights: Mapping[str, float]) -> Method:
+    """The first style of `weights`; the others' prompts name them, for they are told apart by nothing else."""
+    first, *names = weights
+    others = [replace(styles[name], prompt=partial(_named, styles[name].prompt, name)) for name in names]
+    return replace(styles[first], others=tuple(others), weights=tuple(weights.values()))
+
+
+def methods(
+    form: str = "paper",
+    seq2seq: bool = False,
+    exemplars: Sequence[Question] = (),
+    rationale: str | Mapping[str, float] = "full",
+) -> dict[str, Method]:
     """The methods by name, for students of a `form` (a key of FORMS), with the task's `exemplars`.
 
+    `rationale` is what fine_tune_cot writes: one of STYLES, or several with their weights, asked in the first.
     Raises `ConfigError` for a form that an encoder-decoder student does not have.
     """
     if seq2seq and form != "paper":
@@ -135,16 +230,7 @@ def methods(form: str = "paper", seq2seq: bool = False, exemplars: Sequence[Ques
             stop=f.stop,
             chat=f.chat,
         ),
-        Method(
-            "fine_tune_cot",
-            partial(_prompt, f.rationale_prompt),
-            max_tokens=256,
-            completion=partial(_completion, f.rationale),
-            learns_rationale=True,
-            cue=f.cue,
-            stop=f.stop,
-            chat=f.chat,
-        ),
+        _mixed(_styles(f), {rationale: 1.0} if isinstance(rationale, str) else rationale),
     )
     return {method.name: method for method in rows}
 

@@ -99,7 +99,7 @@ class Run:
         """Those that are compared, in the student's form."""
         wanted, student = self.config.evaluate.methods, self.config.student
         exemplars = self.exemplars if "few_shot_cot" in wanted else ()
-        known = methods(student.format, is_seq2seq(student.model), exemplars)
+        known = methods(student.format, is_seq2seq(student.model), exemplars, student.rationale)
         return {name: known[name] for name in wanted}
 
     def refuse_what_cannot_be_asked(self) -> None:
@@ -229,7 +229,8 @@ def human_rationale(question: Question) -> Generation:
 
 def keep_right(this: Run) -> Curated:
     """The generations that are right, as pairs, and the ledger of all."""
-    form = methods(this.config.student.format, is_seq2seq(this.config.student.model))
+    student = this.config.student
+    form = methods(student.format, is_seq2seq(student.model), rationale=student.rationale)
     curated = curate(
         this.folder / "generations.jsonl",
         this.task.train,
@@ -355,7 +356,7 @@ def write_page(this: Run) -> None:
         n_train=len(this.task.train),
         n_test=len(this.task.test),
         source=this.task.source,
-        verdict=verdict(this.results),
+        verdict=verdict(this.results, this.methods),
         results=this.results,
         ledger=curated.ledger if curated else {},
         questions=this.task.test,

@@ -190,7 +190,8 @@ def _unfinished(folder: Path, print_of: str) -> Iterator[Path]:
 
 def fingerprint(pairs: Sequence[Pair], config: StudentConfig, seed: int) -> str:
     """The hash of all that decides a student: pairs, base model, hyperparameters, seed."""
-    settings = config.model_dump(mode="json", exclude={"seeds", "model", *ALL_THE_SAME})
+    # What is written of a rationale, the pairs say.
+    settings = config.model_dump(mode="json", exclude={"seeds", "model", "rationale", *ALL_THE_SAME})
     content = canonical([[asdict(p) for p in pairs], settings, model_identity(config.model), seed])
     return hashlib.sha256(content.encode()).hexdigest()
 
