@@ -13,10 +13,8 @@ the disk; no peer but curator, which appends each to a file, keeps any before th
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,8 +25,9 @@ from statistics import median
 
 from platformdirs import user_cache_path
 
+from environments import Failed, interpreter, last_line, set_up
 from loopback import loopback
-from machine import cores, describe
+from machine import cores, describe, spread, verdict
 
 ENVIRONMENTS = {  # what pip installs in each
     "openai": ("openai[aiohttp]==3.54.0",),
@@ -71,8 +70,14 @@ ROWS = {
     "curator": Row("curator", "curator", 550, goal=8),
     "distilabel": Row("distilabel pipeline", "distilabel", 150, goal=30),
 }
+
 CPU_GOAL = 200.0  # us for a durable completion, at most
 IDEAL_GOAL = 0.92  # of connections / latency, at least
+
+
+def pinned(name: str) -> tuple[str, tuple[str, ...]]:
+    environment = ROWS[name].environment
+    return environment, ENVIRONMENTS.get(environment, ())
 
 
 @dataclass(frozen=True)
@@ -98,46 +103,6 @@ class Measured:
     server_busy: float
     a_request: float  # completions
     versions: dict[str, str]
-
-
-class Failed(Exception):
-    """Why a client has no number."""
-
-
-# --- Environments ---------------------------------------------------------------------------------------------
-
-
-def interpreter(environment: str, folder: Path) -> Path:
-    """The Python of an environment that is there and as pinned. Raises `Failed`."""
-    if not environment:
-        return Path(sys.executable)
-    python, pins = folder / environment / "bin" / "python", folder / environment / "pins.txt"
-    if not pins.exists() or pins.read_text().split() != [*ENVIRONMENTS[environment]]:
-        raise Failed("not installed, run with --setup")
-    return python
-
-
-def set_up(environment: str, folder: Path) -> None:
-    """Make an environment that is missing or has other pins. Raises `Failed` with what pip said last."""
-    with contextlib.suppress(Failed):
-        interpreter(environment, folder)
-        return
-    target, pins = folder / environment, ENVIRONMENTS[environment]
-    shutil.rmtree(target, ignore_errors=True)
-    print(f"installing {' '.join(pins)} in {target}", file=sys.stderr)
-    try:
-        subprocess.run([sys.executable, "-m", "venv", target], check=True, capture_output=True, text=True)
-        pip = [str(target / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, *pins], check=True, capture_output=True, text=True)
-    except subprocess.CalledProcessError as error:
-        shutil.rmtree(target, ignore_errors=True)
-        raise Failed(f"did not install: {last_line(error.stderr)}") from None
-    (target / "pins.txt").write_text("\n".join(pins))
-
-
-def last_line(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].strip()[:200] if lines else "no message"
 
 
 # --- One measurement ------------------------------------------------------------------------------------------
@@ -197,7 +162,7 @@ def rounds(
             if name in failed:
                 continue
             try:
-                python = interpreter(ROWS[name].environment, arguments.envs)
+                python = interpreter(*pinned(name), arguments.envs)
                 one = measure(name, scenario, python, arguments.seconds, not arguments.unpinned)
             except Failed as reason:
                 failed.add(name)
@@ -209,14 +174,6 @@ def rounds(
 
 
 # --- Report ---------------------------------------------------------------------------------------------------
-
-
-def spread(values: Sequence[float], digits: int = 0) -> str:
-    if not values:
-        return ""
-    low, high = f"{min(values):,.{digits}f}", f"{max(values):,.{digits}f}"
-    middle = f"{median(values):,.{digits}f}"
-    return middle if low == high else f"{middle} ({low} to {high})"
 
 
 def ratios(found: dict[str, list[Measured]], name: str) -> dict[str, list[float]]:
@@ -263,10 +220,6 @@ def goals(scenario: Scenario, found: dict[str, list[Measured]]) -> Iterator[str]
     yield verdict(f"{cpu:.0f} us CPU a durable completion", cpu <= CPU_GOAL, f"{CPU_GOAL:.0f} us", "at most")
 
 
-def verdict(what: str, met: bool, goal: object, bound: str = "at least") -> str:
-    return f"- {what}; goal: {bound} {goal}: {'met' if met else 'missed'}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cache = user_cache_path("cotdistill") / "benchmarks"
@@ -285,9 +238,9 @@ def main() -> None:
         parser.error(f"no client {unknown[0]!r}: use {', '.join(ROWS)}")
 
     failures: dict[str, str] = {}  # by environment
-    for environment in {ROWS[name].environment for name in names} - {""} if arguments.setup else ():
+    for environment, pins in {pinned(name) for name in names} if arguments.setup else ():
         try:
-            set_up(environment, arguments.envs)
+            set_up(environment, pins, arguments.envs)
         except Failed as reason:
             failures[environment] = str(reason)
 

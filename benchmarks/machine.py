@@ -1,4 +1,4 @@
-"""What a number was measured on, the cores of client and server, and memory in use."""
+"""What a number was measured on, the cores of client and server, memory in use, and how a number is said."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 
 
 def describe() -> str:
@@ -51,3 +53,16 @@ def resident(peak: bool = False) -> float:
 def reset_peak() -> None:
     """Count the peak from here on: https://docs.kernel.org/filesystems/proc.html, clear_refs."""
     Path("/proc/self/clear_refs").write_text("5")
+
+
+def spread(values: Sequence[float], digits: int = 0) -> str:
+    """Median (lowest to highest)."""
+    if not values:
+        return ""
+    low, high = f"{min(values):,.{digits}f}", f"{max(values):,.{digits}f}"
+    middle = f"{median(values):,.{digits}f}"
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def verdict(what: str, met: bool, goal: object, bound: str = "at least") -> str:
+    return f"- {what}; goal: {bound} {goal}: {'met' if met else 'missed'}"

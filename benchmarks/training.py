@@ -1,0 +1,193 @@
+"""How fast a student is trained: ours beside TRL's `SFTTrainer`, on the same pairs, model and machine.
+
+    python benchmarks/training.py --setup                               # makes TRL's environment, then measures
+    python benchmarks/training.py --model smollm2-135m-instruct --examples 96 --pairs runs/quickstart/pairs.jsonl
+
+Each way is a process of its own (`trainers.py`), one pass over the same examples, `--batch` a step; they take turns,
+`--rounds` times. Rates are of real tokens: those of prompts and completions, each with its end, no padding. Without
+`--model` it is a random Llama of 4 million parameters with a tokenizer of 4,096 tokens; without `--pairs` those that the
+recorded teacher's rationales make, as in `cotdistill run`.
+
+    ours              bf16 autocast over weights in fp32, batches of like length, logits of the completions alone
+    loop              the same batches and loss without transformers' `Trainer`
+    trl               SFTTrainer's defaults: weights as they are stored, gradient checkpointing, batches at random
+    trl_grouped       the same, batches grouped by length
+    trl_kept, trl_grouped_kept    the same two, without gradient checkpointing
+    trl_packed        packed, Liger kernels, without gradient checkpointing; for a GPU
+
+All get OMP_WAIT_POLICY=PASSIVE, which ours sets by itself: the machine may be shared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from platformdirs import user_cache_path
+
+from environments import Failed, interpreter, last_line, set_up
+from machine import describe, spread, verdict
+
+PINS = ("torch==2.13.0", "transformers==5.23.0", "trl==1.16.0")
+SMALL = {"trl": 2.5, "trl_grouped": 1.5}  # how many times as fast as which way ours is to be
+EMBEDDED = {"trl": 1.7}
+MOST_MEGABYTES = 4000
+LABELS = {
+    "ours": "cotdistill",
+    "loop": "the same batches and loss, no `Trainer`",
+    "trl": "TRL, default",
+    "trl_grouped": "TRL, grouped by length",
+    "trl_kept": "TRL, no gradient checkpointing",
+    "trl_grouped_kept": "TRL, grouped, no gradient checkpointing",
+    "trl_packed": "TRL, packed, Liger, no gradient checkpointing",
+}
+CHILD_SECONDS = 1800
+
+
+def small_model(pairs: Path, folder: Path) -> Path:
+    """A random Llama of 4 million parameters and a tokenizer of 4,096 tokens, made from the pairs."""
+    from cotdistill.models import import_training
+
+    _, torch, transformers = import_training()
+    from tokenizers import ByteLevelBPETokenizer
+
+    texts = ["".join(map(json.loads(line).get, ("prompt", "completion"))) for line in pairs.read_text().splitlines()]
+    bytes_pairs = ByteLevelBPETokenizer()
+    bytes_pairs.train_from_iterator(texts, vocab_size=4096, special_tokens=["<end>", "<pad>"], show_progress=False)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bytes_pairs._tokenizer, eos_token="<end>", pad_token="<pad>"
+    )
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=8,
+        num_attention_heads=6,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = transformers.LlamaForCausalLM(config)
+    print(f"random Llama, {model.num_parameters() / 1e6:.1f}M parameters, {len(tokenizer)} tokens")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def recorded_pairs(folder: Path) -> Path:
+    """The pairs of `cotdistill run`: nothing is asked or trained for them."""
+    from cotdistill.config import load_quickstart
+    from cotdistill.pipeline import run
+
+    curated = run(load_quickstart({"runs": str(folder)}), until="curate").curated
+    assert curated is not None
+    return curated.path
+
+
+def tokens_of(model: Path, pairs: Path, examples: int) -> int:
+    """Real tokens of the first pairs, as both trainers take them: each completion with its end."""
+    from cotdistill.models import import_training
+
+    _, _, transformers = import_training()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    lines = [json.loads(line) for line in pairs.read_text().splitlines()[:examples]]
+    return sum(len(tokenizer(line["prompt"] + line["completion"])["input_ids"]) + 1 for line in lines)
+
+
+def measure(way: str, python: Path, model: Path, pairs: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One process. Raises `Failed`."""
+    command = [str(python), str(Path(__file__).with_name("trainers.py")), way, str(model), f"--pairs={pairs}"]
+    kept = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    if python != Path(sys.executable):
+        kept.pop("PYTHONPATH", None)
+    try:
+        child = subprocess.run(
+            [*command, f"--examples={arguments.examples}", f"--batch={arguments.batch}"],
+            env=kept,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=CHILD_SECONDS,
+        )
+    except subprocess.CalledProcessError as error:
+        raise Failed(f"failed: {last_line(error.stderr)}") from None
+    except subprocess.TimeoutExpired:
+        raise Failed(f"took over {CHILD_SECONDS} s") from None
+    found: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
+    return found
+
+
+def rounds(model: Path, pairs: Path, arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """Each way in turn, round by round; one that failed is left out of the rest."""
+    found: dict[str, list[dict[str, Any]]] = {way: [] for way in arguments.ways}
+    for number in range(1, arguments.rounds + 1):
+        for way in list(found):
+            try:
+                environment, pins = ("trl", PINS) if way.startswith("trl") else ("", ())
+                one = measure(way, interpreter(environment, pins, arguments.envs), model, pairs, arguments)
+            except Failed as reason:
+                print(f"{way}: {reason}", file=sys.stderr)
+                del found[way]
+                continue
+            print(f"round {number}: {way} {one['wall']:.1f} s, {one['cpu']:.1f} CPU s", file=sys.stderr, flush=True)
+            found[way].append(one)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cache = user_cache_path("cotdistill") / "benchmarks"
+    parser.add_argument("--envs", type=Path, default=cache, help=f"TRL's environment (default {cache})")
+    parser.add_argument("--setup", action="store_true", help="make it, if it is missing")
+    parser.add_argument("--model", default="", help="the embedded student's name, or a folder")
+    parser.add_argument("--pairs", type=Path, help="JSON lines of prompt and completion")
+    parser.add_argument("--examples", type=int, default=400)
+    parser.add_argument("--batch", type=int, default=8, help="examples a step")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", choices=LABELS, default=["ours", "loop", "trl", "trl_grouped"])
+    arguments = parser.parse_args()
+    from cotdistill.models import resolve_model
+
+    if arguments.setup:
+        set_up("trl", PINS, arguments.envs)
+    print(describe(), flush=True)
+    with tempfile.TemporaryDirectory() as work:
+        pairs = arguments.pairs or recorded_pairs(Path(work))
+        model = Path(resolve_model(arguments.model)) if arguments.model else small_model(pairs, Path(work) / "model")
+        tokens = tokens_of(model, pairs, arguments.examples)
+        found = rounds(model, pairs, arguments)
+    print(f"{arguments.model or 'random Llama, 4M'}; {arguments.examples} examples of {tokens} tokens in all\n")
+    print("| way | tokens/s | tokens a CPU s | peak MB | ours: times as fast | times less CPU | last loss |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    ratios: dict[str, tuple[list[float], list[float]]] = {}
+    for way, all_rounds in found.items():
+        ours = found.get("ours", [])
+        ratios[way] = tuple(
+            [other[key] / own[key] for own, other in zip(ours, all_rounds, strict=False)] for key in ("wall", "cpu")
+        )
+        cells = [spread([tokens / one[key] for one in all_rounds]) for key in ("wall", "cpu")]
+        cells.append(spread([one["megabytes"] for one in all_rounds]))
+        cells += [spread(values, 2) if way != "ours" else "" for values in ratios[way]]
+        print(f"| {' | '.join([LABELS[way], *cells, spread([one['loss'] for one in all_rounds], 2)])} |")
+    print()
+    for way, goal in (EMBEDDED if arguments.model else SMALL).items():
+        if ratios.get(way, ((), ()))[0]:
+            times, less = map(median, ratios[way])
+            print(verdict(f"{times:.2f}x {LABELS[way]} ({less:.2f}x by CPU time)", times >= goal, f"{goal}x"))
+    if arguments.model and found.get("ours"):
+        most = max(one["megabytes"] for one in found["ours"])
+        print(verdict(f"{most:,.0f} MB at the peak", most <= MOST_MEGABYTES, f"{MOST_MEGABYTES:,} MB", "at most"))
+    if any(found.values()):
+        print("Versions: " + "; ".join(f"{way} {rows[0]['versions']}" for way, rows in found.items() if rows))
+
+
+if __name__ == "__main__":
+    main()
