@@ -9,8 +9,9 @@ import copy
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +28,8 @@ from cotdistill.records import Pair
 IGNORED = -100  # PyTorch's label for "no loss here"
 SHOWN = 8  # question ids of a batch
 GROUP = 50  # batches whose examples are sorted by length together
+# On a CPU PyTorch's fused attention is slower than the plain one for shorter texts: its backward pass is.
+EAGER = 256  # tokens
 
 T = TypeVar("T")
 
@@ -69,6 +72,23 @@ def assistant_turn(tokenizer: Any, pair: Pair) -> str:
     whole = chat_text(tokenizer, (pair.prompt, pair.completion))
     # Most templates go on with a newline, which the model is never to write.
     return whole.removeprefix(before).rstrip() if whole.startswith(before) else pair.completion
+
+
+def pack(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Lay a batch end to end, without padding; returns input_ids, labels and position_ids, each (1, its tokens), and ids.
+
+    Positions begin at 0 for each example: by that attention, fused or not, tells one from the next.
+    """
+
+    def row(values: Iterable[Sequence[int]]) -> torch.Tensor:
+        return torch.tensor([[*chain.from_iterable(values)]])
+
+    return {
+        "input_ids": row(example["input_ids"] for example in examples),
+        "labels": row(example["labels"] for example in examples),
+        "position_ids": row(range(len(example["input_ids"])) for example in examples),
+        "question_ids": [example["question_id"] for example in examples],
+    }
 
 
 def collate(examples: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Any]:
@@ -135,6 +155,7 @@ class CompletionTrainer(transformers.Trainer):  # type: ignore[misc]  # untyped
         self.model_accepts_loss_kwargs = True
         self.add_callback(Epochs(self))
         self.most_loss = 2 * math.log(self.model.get_input_embeddings().weight.shape[0])
+        self.attention = self.model.config._attn_implementation
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:
         lengths = [Example(**example).length for example in self.train_dataset]
@@ -156,19 +177,37 @@ class CompletionTrainer(transformers.Trainer):  # type: ignore[misc]  # untyped
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        labels = inputs["labels"]
-        read = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+        labels, ids = inputs["labels"], inputs["input_ids"]
         if self.model.config.is_encoder_decoder:
-            outputs = model(**read, decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels))
-            logits, targets = outputs.logits, labels
+            written = self.model.prepare_decoder_input_ids_from_labels(labels)
+            outputs = model(input_ids=ids, attention_mask=inputs["attention_mask"], decoder_input_ids=written)
+            targets = labels
         else:
-            # Logits from the first completion token on: of a prompt they are never needed.
-            first = max(1, int((labels != IGNORED).int().argmax(-1).min()))
-            outputs = model(**read, logits_to_keep=labels.shape[1] - first + 1)
-            logits, targets = outputs.logits[:, :-1], labels[:, first:]
-        loss = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
-        loss = loss / (num_items_in_batch if num_items_in_batch is not None else (targets != IGNORED).sum())
+            self._attend_fast(ids.shape[1])
+            # Logits where some completion goes on: of a prompt they are never needed. No attention mask: what is
+            # padded stands on the right, where nothing that counts looks.
+            targets = labels[:, 1:]
+            columns = (targets != IGNORED).any(0).nonzero().flatten()
+            targets = targets[:, columns]
+            outputs = model(
+                input_ids=ids, position_ids=inputs.get("position_ids"), logits_to_keep=columns, use_cache=False
+            )
+        loss = cross_entropy(
+            outputs.logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+        if num_items_in_batch is None:
+            loss = loss / (targets != IGNORED).sum()
+        else:  # of all processes, whose gradients are averaged
+            loss = loss * self.accelerator.num_processes / num_items_in_batch
         return (loss, outputs) if return_outputs else loss
+
+    def _attend_fast(self, width: int) -> None:
+        """Choose the attention for texts of `width` tokens, on a CPU and where the config does not."""
+        if not (self.args.use_cpu and self.attention == "sdpa"):
+            return
+        wanted = "eager" if width <= EAGER else self.attention
+        if self.model.config._attn_implementation != wanted:
+            self.model.set_attn_implementation(wanted)
 
 
 class Epochs(transformers.TrainerCallback):  # type: ignore[misc]  # untyped
