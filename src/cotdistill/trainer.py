@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import transformers
@@ -23,6 +23,9 @@ from cotdistill.config import LoraConfig, StudentConfig
 from cotdistill.errors import BackendError, ConfigError, missing_extra
 from cotdistill.models import LoadedModel, chat_text, encode_turns, folder_when_whole, has_bf16
 from cotdistill.records import Pair
+
+if TYPE_CHECKING:
+    from cotdistill.kd import SoftTargets
 
 IGNORED = -100  # PyTorch's label for "no loss here"
 SHOWN = 8  # question ids of a batch
@@ -125,16 +128,18 @@ def _permuted(values: Sequence[T], generator: torch.Generator) -> list[T]:
 class CompletionTrainer(transformers.Trainer):  # type: ignore[misc]  # untyped
     """Its loss is the mean over the labels of a step that are not IGNORED; its batches are LengthGrouped.
 
-    Raises `BackendError` at a loss that is no number, or twice that of a guess among all tokens: nothing is
-    learned from then on.
+    With `soft` targets, what they add is learned too, and is no part of the dev loss. Raises `BackendError` at a loss
+    that is no number, or twice that of a guess among all tokens: nothing is learned from then on.
     """
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, soft: SoftTargets | None = None, **arguments: Any) -> None:
         super().__init__(**arguments)
+        self.soft = soft
         # Our loss counts the labels of all micro-batches of a step, whatever the model's own does.
         self.model_accepts_loss_kwargs = True
         self.add_callback(Epochs(self))
-        self.most_loss = 2 * math.log(self.model.get_input_embeddings().weight.shape[0])
+        guess = math.log(self.model.get_input_embeddings().weight.shape[0])
+        self.most_loss = 2 * guess * (1 + (soft.weight if soft else 0))  # a guess is at most so far from any teacher
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:
         lengths = [Example(**example).length for example in self.train_dataset]
@@ -167,6 +172,8 @@ class CompletionTrainer(transformers.Trainer):  # type: ignore[misc]  # untyped
             outputs = model(**read, logits_to_keep=labels.shape[1] - first + 1)
             logits, targets = outputs.logits[:, :-1], labels[:, first:]
         loss = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+        if self.soft and model.training:
+            loss = loss + self.soft.loss(logits, targets, inputs)
         loss = loss / (num_items_in_batch if num_items_in_batch is not None else (targets != IGNORED).sum())
         return (loss, outputs) if return_outputs else loss
 
@@ -290,6 +297,7 @@ def make_trainer(
     seed: int,
     work: Path,
     callbacks: Sequence[Any] = (),
+    soft: SoftTargets | None = None,
 ) -> CompletionTrainer:
     """A `Trainer` of `student` as `config` says, with checkpoints in `work`."""
     on_gpu = torch.cuda.is_available()
@@ -328,8 +336,9 @@ def make_trainer(
             args=arguments,
             train_dataset=[asdict(example) for example in examples],
             eval_dataset=[asdict(example) for example in dev_examples] or None,
-            data_collator=lambda batch: collate(batch, student.pad_id),
+            data_collator=lambda batch: collate(batch, student.pad_id) | (soft.rows(batch) if soft else {}),
             callbacks=list(callbacks),
+            soft=soft,
         )
     except (ValueError, RuntimeError) as error:  # a tracker that it does not know, or that is not installed
         if not config.report_to:
