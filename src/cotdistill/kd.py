@@ -33,7 +33,7 @@ from cotdistill.errors import BackendError, ConfigError
 from cotdistill.models import LoadedModel, free_memory, has_bf16, load_model, load_tokenizer, model_identity, sha256
 from cotdistill.progress import PLAIN_SECONDS, say
 from cotdistill.records import write_atomic
-from cotdistill.trainer import IGNORED, Example, collate
+from cotdistill.trainer import IGNORED, Example, collate, read_completions
 
 SHARD = 256  # examples a file
 TOKENS = 2048  # that the teacher reads at once, with padding
@@ -145,15 +145,8 @@ class SoftTargets:
     def _read_by(self, teacher: LoadedModel, examples: Sequence[Example]) -> tuple[Any, Any]:
         """The rows of a batch: ids (tokens, k) and log-probabilities (tokens, k + 1)."""
         batch = collate([vars(example) for example in examples], teacher.pad_id)
-        read = {name: batch[name].to(teacher.model.device) for name in ("input_ids", "attention_mask")}
-        targets = batch["labels"].to(teacher.model.device)
-        if teacher.seq2seq:
-            begun = teacher.model.prepare_decoder_input_ids_from_labels(targets)
-            logits = teacher.model(**read, decoder_input_ids=begun).logits
-        else:
-            first = max(1, int((targets != IGNORED).int().argmax(-1).min()))
-            logits = teacher.model(**read, logits_to_keep=targets.shape[1] - first + 1).logits[:, :-1]
-            targets = targets[:, first:]
+        there = {name: rows.to(teacher.model.device) for name, rows in batch.items() if name != "question_ids"}
+        _, logits, targets = read_completions(teacher.model, teacher.model, there)
         parts = []
         for places in (targets != IGNORED).nonzero().split(ROWS):
             scaled = logits[tuple(places.T)][:, : self.size].float() / self.kd.temperature

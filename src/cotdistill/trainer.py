@@ -125,6 +125,22 @@ def _permuted(values: Sequence[T], generator: torch.Generator) -> list[T]:
     return [values[i] for i in torch.randperm(len(values), generator=generator)]
 
 
+def read_completions(model: Any, bare: Any, batch: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """A model's outputs for a batch of `collate`, and their logits beside the labels they are to give.
+
+    `bare` is the model itself where `model` is wrapped.
+    """
+    labels = batch["labels"]
+    read = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    if bare.config.is_encoder_decoder:
+        outputs = model(**read, decoder_input_ids=bare.prepare_decoder_input_ids_from_labels(labels))
+        return outputs, outputs.logits, labels
+    # Logits from the first completion token on: of a prompt they are never needed.
+    first = max(1, int((labels != IGNORED).int().argmax(-1).min()))
+    outputs = model(**read, logits_to_keep=labels.shape[1] - first + 1)
+    return outputs, outputs.logits[:, :-1], labels[:, first:]
+
+
 class CompletionTrainer(transformers.Trainer):  # type: ignore[misc]  # untyped
     """Its loss is the mean over the labels of a step that are not IGNORED; its batches are LengthGrouped.
 
@@ -161,16 +177,7 @@ class CompletionTrainer(transformers.Trainer):  # type: ignore[misc]  # untyped
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        labels = inputs["labels"]
-        read = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
-        if self.model.config.is_encoder_decoder:
-            outputs = model(**read, decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels))
-            logits, targets = outputs.logits, labels
-        else:
-            # Logits from the first completion token on: of a prompt they are never needed.
-            first = max(1, int((labels != IGNORED).int().argmax(-1).min()))
-            outputs = model(**read, logits_to_keep=labels.shape[1] - first + 1)
-            logits, targets = outputs.logits[:, :-1], labels[:, first:]
+        outputs, logits, targets = read_completions(model, self.model, inputs)
         loss = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
         if self.soft and model.training:
             loss = loss + self.soft.loss(logits, targets, inputs)
