@@ -115,7 +115,7 @@ def _with_teacher(
         student.model.to("meta")  # student and teacher are never in memory together
         free_memory()
         soft.compute()
-        import_training()[2].set_seed(seed)
+        import_training()[2].set_seed(seed)  # as before the first load: a missing weight is drawn
         student = load_for_training(config.model, config.trust_remote_code)
     return student, soft
 
