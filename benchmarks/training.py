@@ -5,8 +5,8 @@
 
 Each way is a process of its own (`trainers.py`), one pass over the same examples, `--batch` a step; they take turns,
 `--rounds` times. Rates are of real tokens: those of prompts and completions, each with its end, no padding. Without
-`--model` it is a random Llama of 4 million parameters with a tokenizer of 4,096 tokens; without `--pairs` those that the
-recorded teacher's rationales make, as in `cotdistill run`.
+`--model` it is a random Llama of 4 million parameters with a tokenizer of 4,096 tokens; without `--pairs` those that
+the recorded teacher's rationales make, as in `cotdistill run`.
 
     ours              bf16 autocast over weights in fp32, batches of like length, logits of the completions alone
     loop              the same batches and loss without transformers' `Trainer`
@@ -61,9 +61,8 @@ def small_model(pairs: Path, folder: Path) -> Path:
     texts = ["".join(map(json.loads(line).get, ("prompt", "completion"))) for line in pairs.read_text().splitlines()]
     bytes_pairs = ByteLevelBPETokenizer()
     bytes_pairs.train_from_iterator(texts, vocab_size=4096, special_tokens=["<end>", "<pad>"], show_progress=False)
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=bytes_pairs._tokenizer, eos_token="<end>", pad_token="<pad>"
-    )
+    special = {"eos_token": "<end>", "pad_token": "<pad>"}
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=bytes_pairs._tokenizer, **special)
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer),
@@ -170,9 +169,8 @@ def main() -> None:
     ratios: dict[str, tuple[list[float], list[float]]] = {}
     for way, all_rounds in found.items():
         ours = found.get("ours", [])
-        ratios[way] = tuple(
-            [other[key] / own[key] for own, other in zip(ours, all_rounds, strict=False)] for key in ("wall", "cpu")
-        )
+        beside = list(zip(ours, all_rounds, strict=False))
+        ratios[way] = [b["wall"] / a["wall"] for a, b in beside], [b["cpu"] / a["cpu"] for a, b in beside]
         cells = [spread([tokens / one[key] for one in all_rounds]) for key in ("wall", "cpu")]
         cells.append(spread([one["megabytes"] for one in all_rounds]))
         cells += [spread(values, 2) if way != "ours" else "" for values in ratios[way]]

@@ -12,10 +12,11 @@ from asking import ask
 from cotdistill.backends.transformers import TransformersBackend
 from cotdistill.completions import Request, SamplingParams
 from cotdistill.config import LoraConfig, StudentConfig
+from cotdistill.examples import IGNORED, collate, make_example
 from cotdistill.models import load_for_training, sha256
 from cotdistill.records import Pair
 from cotdistill.train import train
-from cotdistill.trainer import IGNORED, collate, make_example, make_trainer
+from cotdistill.trainer import make_trainer
 from losses import mean_loss
 from tiny import FAMILIES, tiny_family
 

@@ -13,10 +13,10 @@ import pytest
 
 from cotdistill.config import StudentConfig
 from cotdistill.errors import BackendError, ConfigError, DataError
+from cotdistill.examples import LengthGrouped, make_example
 from cotdistill.models import chat_text, load_for_training, load_model
 from cotdistill.records import Pair
 from cotdistill.train import train, trained_facts
-from cotdistill.trainer import LengthGrouped, make_example
 from disks import MOUNT, small_disk
 from tiny import tiny_model
 

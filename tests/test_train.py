@@ -17,11 +17,12 @@ from cotdistill.backends.transformers import TransformersBackend
 from cotdistill.completions import Completion, Request, SamplingParams
 from cotdistill.config import LoraConfig, StudentConfig
 from cotdistill.errors import BackendError, ConfigError, DataError
+from cotdistill.examples import IGNORED, Example, LengthGrouped, collate, make_example
 from cotdistill.methods import METHODS
 from cotdistill.models import load_for_training, model_identity, sha256
 from cotdistill.records import Pair
 from cotdistill.train import split_dev, train, trained_facts
-from cotdistill.trainer import IGNORED, Example, LengthGrouped, collate, make_example, make_trainer
+from cotdistill.trainer import make_trainer
 from losses import mean_loss
 from tiny import CHAT, tiny_bart, tiny_model, tiny_t5
 

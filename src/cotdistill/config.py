@@ -196,6 +196,15 @@ class LoraConfig(Section):
     dropout: float = Field(0.0, ge=0, lt=1)
 
 
+class KdConfig(Section):
+    """A teacher whose probabilities are learned besides its rationales; it has the student's own tokenizer."""
+
+    model: str = Field(min_length=1, description="the teacher: ours, a Hugging Face id, or a folder")
+    alpha: float = Field(1.0, ge=0, description="loss = cross-entropy + alpha * KL(teacher || student)")
+    top_k: int = Field(32, ge=1, description="tokens of the teacher that are told apart; the rest counts as one")
+    temperature: float = Field(1.0, gt=0, description="of both; above 1, unlikely tokens count for more")
+
+
 class StudentConfig(Section):
     """Who learns, in what form, and how long."""
 
@@ -232,6 +241,7 @@ class StudentConfig(Section):
     max_length: int = Field(0, ge=0, description="tokens a training example may have; 0: the longest there is")
     over_long: Literal["raise", "drop"] = Field("raise", description="drop: leave longer ones out and count them")
     lora: LoraConfig | None = Field(None, description="e.g. {rank: 16}; none: all weights are trained")
+    kd: KdConfig | None = Field(None, description="e.g. {model: ID}; none: the rationales are all that is learned from")
 
     @field_validator("rationale", mode="before")
     @classmethod

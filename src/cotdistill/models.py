@@ -269,8 +269,7 @@ def _load(name: str, dtype: Any, trust_remote_code: bool) -> LoadedModel:
     kind = transformers.AutoModelForSeq2SeqLM if seq2seq else transformers.AutoModelForCausalLM
     try:
         _refuse_damaged(Path(path))
-        # Said in so many words: without, transformers would ask at the terminal whether to run a model's own code.
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(name, trust_remote_code)
         model = kind.from_pretrained(path, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, SafetensorError) as error:
         raise model_error(name, error) from None
@@ -281,6 +280,16 @@ def _load(name: str, dtype: Any, trust_remote_code: bool) -> LoadedModel:
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return LoadedModel(model.eval().to(device), tokenizer, eos_ids, pad, seq2seq)
+
+
+def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a model. Raises `BackendError` if it cannot be loaded."""
+    _, _, transformers = import_training()
+    try:
+        # Said in so many words: without, transformers would ask at the terminal whether to run a model's own code.
+        return transformers.AutoTokenizer.from_pretrained(resolve_model(name), trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise model_error(name, error) from None
 
 
 def load_for_training(name: str, trust_remote_code: bool = False) -> LoadedModel:

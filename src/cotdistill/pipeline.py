@@ -44,7 +44,7 @@ from cotdistill.records import Generation, Question, Result, Score, read_jsonl, 
 from cotdistill.store import Store
 from cotdistill.tasks import Task, exemplars_of, load_task, without_exemplars
 from cotdistill.teachers import Teacher, ask_teachers, limit_of, open_teachers, read_teachers
-from cotdistill.train import train, trained_facts
+from cotdistill.train import refuse_other_kinds, train, trained_facts
 
 Stage = Literal["generate", "curate", "train", "evaluate", "report"]
 STAGES: tuple[Stage, ...] = ("generate", "curate", "train", "evaluate", "report")
@@ -106,6 +106,8 @@ class Run:
         """Make every prompt once: a method or a teacher that cannot be asked is an error before anything is bought."""
         for method in (*self.methods.values(), *([self.teacher_method] if self.needs_teacher else [])):
             method.prompt(self.task.train[0])
+        if self.needs_teacher:
+            refuse_other_kinds(self.config.student)
         if self.needs_teacher and self.teacher_method is HUMAN and not any(q.rationale for q in self.task.train):
             raise ConfigError(
                 f"teacher.style: human, and {self.task.name} has no rationales of people.\n"
@@ -257,13 +259,15 @@ def students(this: Run) -> list[tuple[Method, int]]:
 
 def teach(this: Run, method: Method, seed: int) -> Path:
     """The student of `method` and `seed`, trained unless it is there."""
+    config = this.config.student
     if method.learns_rationale:
         pairs = this.curated.pairs if this.curated else []
     else:
+        config = config.model_copy(update={"kd": None})  # the paper's plain baseline
         pairs = answer_pairs(without_leaked(this.task.train, this.task.test, this.config.curate), method)
     folder = this.folder / "student" / label(method, seed)
     with progress.stage(f"train {label(method, seed)}", "steps") as advance:
-        return train(pairs, this.config.student, folder, seed, advance)
+        return train(pairs, config, folder, seed, advance, cache=this.config.runs / ".kd")  # no name of a run
 
 
 def measure(this: Run) -> list[Result]:

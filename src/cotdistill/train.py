@@ -39,7 +39,8 @@ from cotdistill.progress import say
 from cotdistill.records import Pair, write_atomic
 
 if TYPE_CHECKING:
-    from cotdistill.trainer import Example
+    from cotdistill.examples import Example
+    from cotdistill.kd import SoftTargets
 
 
 # Settings that change how a student is made, and not what comes of it.
@@ -52,9 +53,11 @@ def train(
     folder: Path,
     seed: int,
     progress: Callable[[int, int], object] = lambda done, total: None,
+    cache: Path | None = None,
 ) -> Path:
     """Fine-tune `config.model` on `pairs`; returns `folder`, whole, or as it was if it is this very student.
 
+    What the teacher of `config.kd` says is kept in `cache`, for other students too; none: in "kd" beside `folder`.
     Raises `DataError` if there is nothing to train on or an example is too long, `ConfigError` if the
     model cannot learn the form, and `BackendError` if it cannot be loaded or its loss stops being a number.
     """
@@ -65,11 +68,10 @@ def train(
     print_of = fingerprint(pairs, config, seed)
     if trained_facts(folder).get("fingerprint") == print_of:
         return folder
+    refuse_other_kinds(config)
     chat = config.format == "chat"
-    if chat and is_seq2seq(config.model):
-        raise ConfigError(f"student.format: {config.model!r} is an encoder-decoder model; chat is for causal ones.")
     _, _, transformers = import_training()
-    from cotdistill.trainer import make_example
+    from cotdistill.examples import make_example
 
     transformers.set_seed(seed)
     student = load_for_training(config.model, config.trust_remote_code)
@@ -78,6 +80,7 @@ def train(
     fitting = _fitting(pairs, tokenised, limit, config.over_long)
     examples, dev_examples = ([tokenised[p] for p in side] for side in split_dev(fitting, config.dev_fraction, seed))
     longest = max(example.length for example in examples)
+    student, soft = _with_teacher(student, [tokenised[p] for p in fitting], config, seed, cache or folder.parent / "kd")
     say(f"{folder.name}: {len(examples)} examples, the longest of {longest} tokens, and {len(dev_examples)} held out")
 
     with _unfinished(folder, print_of) as work:
@@ -88,7 +91,8 @@ def train(
             "examples": len(examples),
             "over_long_dropped": len(pairs) - len(fitting),
             "longest": longest,
-            **_fine_tune(student, examples, dev_examples, config, seed, work, progress),
+            **({"kd": soft.identity} if soft else {}),
+            **_fine_tune(student, examples, dev_examples, config, seed, work, progress, soft),
         }
         for name in facts["epoch_folders"]:
             mark_complete(work / "student" / name, {**origin, "student": print_of, "epoch": int(Path(name).name)})
@@ -96,6 +100,24 @@ def train(
     del student
     free_memory()
     return folder
+
+
+def _with_teacher(
+    student: LoadedModel, examples: Sequence[Example], config: StudentConfig, seed: int, cache: Path
+) -> tuple[LoadedModel, SoftTargets | None]:
+    """The student, loaded anew if the teacher had to be, and what that teacher says; nothing where there is none."""
+    from cotdistill.kd import SoftTargets
+
+    if config.kd is None:
+        return student, None
+    soft = SoftTargets(student, examples, config.kd, cache, config.trust_remote_code)
+    if soft.missing:
+        student.model.to("meta")  # student and teacher are never in memory together
+        free_memory()
+        soft.compute()
+        import_training()[2].set_seed(seed)  # as before the first load: a missing weight is drawn
+        student = load_for_training(config.model, config.trust_remote_code)
+    return student, soft
 
 
 def _fine_tune(
@@ -106,6 +128,7 @@ def _fine_tune(
     seed: int,
     work: Path,
     progress: Callable[[int, int], object],
+    soft: SoftTargets | None,
 ) -> dict[str, Any]:
     """Train, from the newest whole checkpoint in `work` on, into its folder "student"; returns facts about it.
 
@@ -122,7 +145,7 @@ def _fine_tune(
             say(f"{work.stem}: goes on from {checkpoint}")
         keep = Keep(config, work / "student", student.tokenizer)
         watch = Watch(progress, config.checkpoint_minutes, before.get("seconds", 0.0))
-        trainer = make_trainer(student, examples, dev_examples, config, seed, work, [watch, keep])
+        trainer = make_trainer(student, examples, dev_examples, config, seed, work, [watch, keep], soft)
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except (OSError, SafetensorError) as error:
@@ -191,9 +214,24 @@ def _unfinished(folder: Path, print_of: str) -> Iterator[Path]:
 def fingerprint(pairs: Sequence[Pair], config: StudentConfig, seed: int) -> str:
     """The hash of all that decides a student: pairs, base model, hyperparameters, seed."""
     # What is written of a rationale, the pairs say.
-    settings = config.model_dump(mode="json", exclude={"seeds", "model", "rationale", *ALL_THE_SAME})
+    settings = config.model_dump(mode="json", exclude={"seeds", "model", "rationale", "kd", *ALL_THE_SAME})
+    if config.kd:
+        settings["kd"] = {**config.kd.model_dump(mode="json"), "model": model_identity(config.kd.model)}
     content = canonical([[asdict(p) for p in pairs], settings, model_identity(config.model), seed])
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+def refuse_other_kinds(config: StudentConfig) -> None:
+    """Raise `ConfigError` for what an encoder-decoder student, or a causal one, cannot be trained with."""
+    seq2seq = is_seq2seq(config.model)
+    if seq2seq and config.format == "chat":
+        raise ConfigError(f"student.format: {config.model!r} is an encoder-decoder model; chat is for causal ones.")
+    if config.kd and is_seq2seq(config.kd.model) != seq2seq:
+        kinds = ("causal", "encoder-decoder")
+        raise ConfigError(
+            f"student.kd.model: {config.kd.model!r} is {kinds[not seq2seq]}, and the student {kinds[seq2seq]}.\n"
+            "Take a larger model of the student's own family and kind, or leave student.kd out."
+        )
 
 
 def trained_facts(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What `train` trains with: tokenised examples, transformers' `Trainer` with our loss, and the weights that are kept.
+"""What `train` trains with: transformers' `Trainer` with our loss, and the weights that are kept.
 
 Imports torch and transformers: to be imported after `import_training`, which says how to install them.
 """
@@ -9,11 +9,10 @@ import copy
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import chain
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -22,139 +21,50 @@ from torch.nn.functional import cross_entropy
 from cotdistill.checkpoints import seal
 from cotdistill.config import LoraConfig, StudentConfig
 from cotdistill.errors import BackendError, ConfigError, missing_extra
-from cotdistill.models import LoadedModel, chat_text, encode_turns, folder_when_whole, has_bf16
-from cotdistill.records import Pair
+from cotdistill.examples import IGNORED, Example, LengthGrouped, collate
+from cotdistill.models import LoadedModel, folder_when_whole, has_bf16
 
-IGNORED = -100  # PyTorch's label for "no loss here"
+if TYPE_CHECKING:
+    from cotdistill.kd import SoftTargets
+
 SHOWN = 8  # question ids of a batch
-GROUP = 50  # batches whose examples are sorted by length together
 # On a CPU PyTorch's fused attention is slower than the plain one for shorter texts: its backward pass is.
 EAGER = 256  # tokens
 
-T = TypeVar("T")
 
+def read_completions(model: Any, bare: Any, batch: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """A model's outputs for a batch of `collate` or `pack`, and their logits beside the labels they are to give.
 
-@dataclass(frozen=True)
-class Example:
-    """A tokenised pair.
-
-    For a causal student `input_ids` are prompt and completion, and `labels` are IGNORED on the prompt; an
-    encoder-decoder one reads the prompt as `input_ids` and learns to write the completion, the `labels`.
+    `bare` is the model itself where `model` is wrapped.
     """
-
-    input_ids: list[int]
-    labels: list[int]
-    question_id: str = ""
-
-    @property
-    def length(self) -> int:
-        return max(len(self.input_ids), len(self.labels))
-
-
-def make_example(student: LoadedModel, pair: Pair, chat: bool = False) -> Example:
-    """Tokenise a pair; the prompt by the function that inference uses, so its ids are the same there."""
-    tokenizer = student.tokenizer
-    prompt = encode_turns(tokenizer, (pair.prompt,), chat)
-    text = assistant_turn(tokenizer, pair) if chat else pair.completion
-    completion = list(tokenizer.encode(text, add_special_tokens=student.seq2seq))
-    if not completion or completion[-1] not in student.eos_ids:
-        completion.append(tokenizer.eos_token_id)
-    if student.seq2seq:
-        return Example(prompt, completion, pair.question_id)
-    ids = prompt + completion
-    start = max(1, len(prompt))  # nothing predicts a first token
-    return Example(ids, [IGNORED] * start + ids[start:], pair.question_id)
-
-
-def assistant_turn(tokenizer: Any, pair: Pair) -> str:
-    """What the chat template puts after the prompt: the completion and what ends the turn."""
-    before = chat_text(tokenizer, (pair.prompt,))
-    whole = chat_text(tokenizer, (pair.prompt, pair.completion))
-    # Most templates go on with a newline, which the model is never to write.
-    return whole.removeprefix(before).rstrip() if whole.startswith(before) else pair.completion
-
-
-def pack(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Lay a batch end to end, without padding; returns input_ids, labels and position_ids, each (1, its tokens), and ids.
-
-    Positions begin at 0 for each example: by that attention, fused or not, tells one from the next.
-    """
-
-    def row(values: Iterable[Sequence[int]]) -> torch.Tensor:
-        return torch.tensor([[*chain.from_iterable(values)]])
-
-    return {
-        "input_ids": row(example["input_ids"] for example in examples),
-        "labels": row(example["labels"] for example in examples),
-        "position_ids": row(range(len(example["input_ids"])) for example in examples),
-        "question_ids": [example["question_id"] for example in examples],
-    }
-
-
-def collate(examples: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Any]:
-    """Pad a batch on the right; returns input_ids, attention_mask and labels, each (batch, its longest), and ids."""
-
-    def padded(rows: list[list[int]], fill: int) -> torch.Tensor:
-        width = max(map(len, rows))
-        return torch.tensor([row + [fill] * (width - len(row)) for row in rows])
-
-    ids = [example["input_ids"] for example in examples]
-    return {
-        "input_ids": padded(ids, pad_id),
-        "attention_mask": padded([[1] * len(row) for row in ids], 0),
-        "labels": padded([example["labels"] for example in examples], IGNORED),
-        "question_ids": [example["question_id"] for example in examples],
-    }
-
-
-class LengthGrouped(torch.utils.data.Sampler[int]):
-    """Indices that fall into batches of like length, in random order; each `epoch` another.
-
-    transformers' own sampler leaves the batches sorted: the last steps of a short training see short examples only.
-    """
-
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
-        self.lengths = lengths
-        self.batch_size = batch_size
-        self.seed = seed
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed)
-        for _ in range(self.epoch):  # so that a training that goes on draws what it would have drawn
-            self._drawn(generator)
-        return iter(self._drawn(generator))
-
-    def _drawn(self, generator: torch.Generator) -> list[int]:
-        order = _permuted(range(len(self)), generator)
-        size = GROUP * self.batch_size
-        groups = [sorted(order[i : i + size], key=self.lengths.__getitem__) for i in range(0, len(order), size)]
-        batches = [group[i : i + self.batch_size] for group in groups for i in range(0, len(group), self.batch_size)]
-        whole = [batch for batch in batches if len(batch) == self.batch_size]
-        rest = [batch for batch in batches if len(batch) < self.batch_size]  # before others, it would shift them
-        return [i for batch in [*_permuted(whole, generator), *rest] for i in batch]
-
-
-def _permuted(values: Sequence[T], generator: torch.Generator) -> list[T]:
-    return [values[i] for i in torch.randperm(len(values), generator=generator)]
+    labels, ids = batch["labels"], batch["input_ids"]
+    if bare.config.is_encoder_decoder:
+        written = bare.prepare_decoder_input_ids_from_labels(labels)
+        outputs = model(input_ids=ids, attention_mask=batch["attention_mask"], decoder_input_ids=written)
+        return outputs, outputs.logits, labels
+    # Logits where some completion goes on: of a prompt they are never needed. No attention mask: what is padded
+    # stands on the right, where nothing that counts looks.
+    targets = labels[:, 1:]
+    columns = (targets != IGNORED).any(0).nonzero().flatten()
+    outputs = model(input_ids=ids, position_ids=batch.get("position_ids"), logits_to_keep=columns, use_cache=False)
+    return outputs, outputs.logits, targets[:, columns]
 
 
 class CompletionTrainer(transformers.Trainer):  # type: ignore[misc]  # untyped
     """Its loss is the mean over the labels of a step that are not IGNORED; its batches are LengthGrouped.
 
-    Raises `BackendError` at a loss that is no number, or twice that of a guess among all tokens: nothing is
-    learned from then on.
+    With `soft` targets, what they add is learned too, and is no part of the dev loss. Raises `BackendError` at a loss
+    that is no number, or twice that of a guess among all tokens: nothing is learned from then on.
     """
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, soft: SoftTargets | None = None, **arguments: Any) -> None:
         super().__init__(**arguments)
+        self.soft = soft
         # Our loss counts the labels of all micro-batches of a step, whatever the model's own does.
         self.model_accepts_loss_kwargs = True
         self.add_callback(Epochs(self))
-        self.most_loss = 2 * math.log(self.model.get_input_embeddings().weight.shape[0])
+        guess = math.log(self.model.get_input_embeddings().weight.shape[0])
+        self.most_loss = 2 * guess * (1 + (soft.weight if soft else 0))  # a guess is at most so far from any teacher
         self.attention = self.model.config._attn_implementation
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:
@@ -177,24 +87,11 @@ class CompletionTrainer(transformers.Trainer):  # type: ignore[misc]  # untyped
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        labels, ids = inputs["labels"], inputs["input_ids"]
-        if self.model.config.is_encoder_decoder:
-            written = self.model.prepare_decoder_input_ids_from_labels(labels)
-            outputs = model(input_ids=ids, attention_mask=inputs["attention_mask"], decoder_input_ids=written)
-            targets = labels
-        else:
-            self._attend_fast(ids.shape[1])
-            # Logits where some completion goes on: of a prompt they are never needed. No attention mask: what is
-            # padded stands on the right, where nothing that counts looks.
-            targets = labels[:, 1:]
-            columns = (targets != IGNORED).any(0).nonzero().flatten()
-            targets = targets[:, columns]
-            outputs = model(
-                input_ids=ids, position_ids=inputs.get("position_ids"), logits_to_keep=columns, use_cache=False
-            )
-        loss = cross_entropy(
-            outputs.logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
-        )
+        self._attend_fast(inputs["input_ids"].shape[1])
+        outputs, logits, targets = read_completions(model, self.model, inputs)
+        loss = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+        if self.soft and model.training:
+            loss = loss + self.soft.loss(logits, targets, inputs)
         if num_items_in_batch is None:
             loss = loss / (targets != IGNORED).sum()
         else:  # of all processes, whose gradients are averaged
@@ -203,7 +100,7 @@ class CompletionTrainer(transformers.Trainer):  # type: ignore[misc]  # untyped
 
     def _attend_fast(self, width: int) -> None:
         """Choose the attention for texts of `width` tokens, on a CPU and where the config does not."""
-        if not (self.args.use_cpu and self.attention == "sdpa"):
+        if self.model.config.is_encoder_decoder or not (self.args.use_cpu and self.attention == "sdpa"):
             return
         wanted = "eager" if width <= EAGER else self.attention
         if self.model.config._attn_implementation != wanted:
@@ -329,6 +226,7 @@ def make_trainer(
     seed: int,
     work: Path,
     callbacks: Sequence[Any] = (),
+    soft: SoftTargets | None = None,
 ) -> CompletionTrainer:
     """A `Trainer` of `student` as `config` says, with checkpoints in `work`."""
     on_gpu = torch.cuda.is_available()
@@ -367,8 +265,9 @@ def make_trainer(
             args=arguments,
             train_dataset=[asdict(example) for example in examples],
             eval_dataset=[asdict(example) for example in dev_examples] or None,
-            data_collator=lambda batch: collate(batch, student.pad_id),
+            data_collator=lambda batch: collate(batch, student.pad_id) | (soft.rows(batch) if soft else {}),
             callbacks=list(callbacks),
+            soft=soft,
         )
     except (ValueError, RuntimeError) as error:  # a tracker that it does not know, or that is not installed
         if not config.report_to:
