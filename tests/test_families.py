@@ -12,6 +12,7 @@ from asking import ask
 from cotdistill.backends.transformers import TransformersBackend
 from cotdistill.completions import Request, SamplingParams
 from cotdistill.config import LoraConfig, StudentConfig
+from cotdistill.errors import ConfigError
 from cotdistill.examples import IGNORED, collate, make_example
 from cotdistill.models import load_for_training, sha256
 from cotdistill.records import Pair
@@ -62,6 +63,29 @@ def test_the_loss_of_a_batch_is_that_of_its_examples_one_by_one(
     items = sum(int((half["labels"] != IGNORED).sum()) for half in halves)
     parts = [trainer.compute_loss(trainer.model, half, num_items_in_batch=items).item() for half in halves]
     assert sum(parts) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_examples_laid_end_to_end_do_not_see_each_other(base: Path, tmp_path: Path, attention: str) -> None:
+    if base.name == "t5":
+        with pytest.raises(ConfigError, match=r"student\.packing: .* is an encoder-decoder model"):
+            train(PAIRS, settings(base, packing=True), tmp_path / "student", seed=0)
+        return
+    student = load_for_training(str(base), attention=attention)
+    examples = [make_example(student, pair) for pair in PAIRS]
+    trainer = make_trainer(student, examples, [], settings(base, batch_size=8, packing=True), 0, tmp_path)
+    (batch,) = trainer.get_train_dataloader()
+    assert batch["input_ids"].shape == (1, sum(example.length for example in examples))
+    loss = trainer.compute_loss(trainer.model, batch)
+    assert loss.item() == pytest.approx(mean_loss(student, examples), abs=1e-5)
+    trainer.model.zero_grad()
+    loss.backward()
+    packed = [weights.grad.clone() for weights in trainer.model.parameters()]
+    trainer.model.zero_grad()
+    padded = collate([vars(example) for example in examples], student.pad_id)
+    trainer.compute_loss(trainer.model, padded).backward()
+    for weights, gradient in zip(trainer.model.parameters(), packed, strict=True):
+        assert (weights.grad - gradient).abs().max() < 1e-5
 
 
 def test_a_batch_is_generated_as_one_by_one(base: Path, in_fp32: None) -> None:

@@ -20,7 +20,7 @@ from cotdistill.progress import say
 from cotdistill.records import write_atomic
 
 MARK = "whole.json"
-NEEDED = ("optimizer.pt", "scheduler.pt", "trainer_state.json")  # and weights and random states, by other names each
+NEEDED = ("scheduler.pt", "trainer_state.json")  # and weights, optimizer and random states, by other names each
 
 
 def seal(checkpoint: Path, facts: Mapping[str, Any]) -> None:

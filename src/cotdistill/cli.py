@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cotdistill import __version__
+from cotdistill import __version__, ranks
 from cotdistill.errors import ConfigError, CotdistillError, DataError
 
 if TYPE_CHECKING:
@@ -323,10 +323,27 @@ def fitted(line: str) -> str:
     return line if len(line) <= MOST_SHOWN else f"{line[: MOST_SHOWN // 2]} ... {line[-MOST_SHOWN // 3 :]}"
 
 
+def beside_others(leave: Callable[[int], None]) -> Callable[[int], None]:
+    """Meet the other processes of this command; returns how to leave them, as `leave`."""
+    ranks.join()
+
+    def leave_them(code: int) -> None:
+        ranks.part()
+        leave(code)
+
+    return leave_them
+
+
 def main(arguments: list[str] | None = None, leave: Callable[[int], None] = sys.exit) -> None:
     """Entry point: every error of ours ends as its message and exit code, traceback only under --debug."""
     words = sys.argv[1:] if arguments is None else arguments
+    if ranks.processes() > 1:
+        leave = beside_others(leave)
     try:
+        if not ranks.first():
+            from cotdistill.train import help_to_train
+
+            leave(help_to_train())
         code = app(words, prog_name="cotdistill", standalone_mode=False) or 0
         if code == INTERRUPTED:  # typer turns a Ctrl-C into this
             raise KeyboardInterrupt

@@ -235,6 +235,9 @@ class StudentConfig(Section):
     micro_batch_size: int = Field(
         0, ge=0, description="examples at once, of those of a step; 0: all, halved where memory runs out"
     )
+    packing: bool = Field(False, description="lay the examples of a batch end to end: no padding; for a GPU")
+    attention: str = Field("", description="sdpa, eager, flash_attention_2 or another of transformers; none: its own")
+    compile: bool = Field(False, description="torch.compile: slow to begin, then faster; for a GPU")
     checkpoint_minutes: float = Field(10, ge=0, description="between checkpoints, to go on from after a kill; 0: none")
     report_to: tuple[str, ...] = Field((), description="trackers of transformers: wandb, mlflow, tensorboard, trackio")
     trust_remote_code: bool = Field(False, description="run Python code that comes with the model: only if you know it")

@@ -41,6 +41,10 @@ class Example:
         return max(len(self.input_ids), len(self.labels))
 
 
+# Fills a batch that several processes share, and counts for nothing.
+BLANK = Example([0, 0], [IGNORED, IGNORED])
+
+
 def make_example(student: LoadedModel, pair: Pair, chat: bool = False) -> Example:
     """Tokenise a pair; the prompt by the function that inference uses, so its ids are the same there."""
     tokenizer = student.tokenizer
@@ -100,17 +104,20 @@ def collate(examples: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Any
 class LengthGrouped(torch.utils.data.Sampler[int]):
     """Indices that fall into batches of like length, in random order; each `epoch` another.
 
+    `fill`: the last batch is as large as the others, by an index beyond the last.
+
     transformers' own sampler leaves the batches sorted: the last steps of a short training see short examples only.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, fill: bool = False) -> None:
         self.lengths = lengths
         self.batch_size = batch_size
         self.seed = seed
+        self.blanks = -len(lengths) % batch_size if fill else 0
         self.epoch = 0
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.lengths) + self.blanks
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed)
@@ -119,13 +126,14 @@ class LengthGrouped(torch.utils.data.Sampler[int]):
         return iter(self._drawn(generator))
 
     def _drawn(self, generator: torch.Generator) -> list[int]:
-        order = _permuted(range(len(self)), generator)
+        order = _permuted(range(len(self.lengths)), generator)
         size = GROUP * self.batch_size
         groups = [sorted(order[i : i + size], key=self.lengths.__getitem__) for i in range(0, len(order), size)]
         batches = [group[i : i + self.batch_size] for group in groups for i in range(0, len(group), self.batch_size)]
         whole = [batch for batch in batches if len(batch) == self.batch_size]
         rest = [batch for batch in batches if len(batch) < self.batch_size]  # before others, it would shift them
-        return [i for batch in [*_permuted(whole, generator), *rest] for i in batch]
+        blanks = [len(self.lengths)] * self.blanks
+        return [i for batch in [*_permuted(whole, generator), *rest, blanks] for i in batch]
 
 
 def _permuted(values: Sequence[T], generator: torch.Generator) -> list[T]:

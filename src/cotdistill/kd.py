@@ -30,7 +30,7 @@ from torch.utils.checkpoint import checkpoint
 from cotdistill.completions import canonical
 from cotdistill.config import KdConfig
 from cotdistill.errors import BackendError, ConfigError
-from cotdistill.examples import IGNORED, Example, collate
+from cotdistill.examples import BLANK, IGNORED, Example, collate
 from cotdistill.models import LoadedModel, free_memory, has_bf16, load_model, load_tokenizer, model_identity, sha256
 from cotdistill.progress import PLAIN_SECONDS, say
 from cotdistill.records import write_atomic
@@ -97,7 +97,9 @@ class SoftTargets:
 
     def rows(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The rows of a batch, one example after the other."""
-        places = [self.places[_key(example)] for example in examples]
+        nowhere = next(iter(self.places.values()))._replace(start=0, end=0)
+        blank = vars(BLANK)["labels"]
+        places = [nowhere if e["labels"] == blank else self.places[_key(e)] for e in examples]
         return {
             f"teacher_{name}": torch.cat([p.shard.get_slice(name)[p.start : p.end] for p in places])
             for name in ("ids", "logprobs")

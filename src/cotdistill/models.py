@@ -28,7 +28,7 @@ import platformdirs
 from filelock import FileLock
 from jinja2 import TemplateError
 
-from cotdistill.errors import BackendError, missing_extra
+from cotdistill.errors import BackendError, ConfigError, missing_extra
 from cotdistill.progress import say
 
 EMBEDDED = "smollm2-135m-instruct"
@@ -260,7 +260,7 @@ def free_memory() -> None:
         libc.malloc_trim(0)
 
 
-def _load(name: str, dtype: Any, trust_remote_code: bool) -> LoadedModel:
+def _load(name: str, dtype: Any, trust_remote_code: bool, attention: str = "") -> LoadedModel:
     _, torch, transformers = import_training()
     from safetensors import SafetensorError
 
@@ -270,7 +270,15 @@ def _load(name: str, dtype: Any, trust_remote_code: bool) -> LoadedModel:
     try:
         _refuse_damaged(Path(path))
         tokenizer = load_tokenizer(name, trust_remote_code)
-        model = kind.from_pretrained(path, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code)
+        model = kind.from_pretrained(
+            path,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            attn_implementation=attention or None,
+        )
+    except ImportError as error:  # such as: no flash_attn
+        raise ConfigError(f"student.attention: {str(error).splitlines()[0]}") from None
     except (OSError, ValueError, SafetensorError) as error:
         raise model_error(name, error) from None
     if tokenizer.eos_token_id is None:
@@ -292,10 +300,10 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
         raise model_error(name, error) from None
 
 
-def load_for_training(name: str, trust_remote_code: bool = False) -> LoadedModel:
-    """Load a model in fp32, for autocast to keep its master weights."""
+def load_for_training(name: str, trust_remote_code: bool = False, attention: str = "") -> LoadedModel:
+    """Load a model in fp32, for autocast to keep its master weights; `attention` as in StudentConfig."""
     _, torch, _ = import_training()
-    return _load(name, torch.float32, trust_remote_code)
+    return _load(name, torch.float32, trust_remote_code, attention)
 
 
 def load_model(name: str, trust_remote_code: bool = False) -> LoadedModel:

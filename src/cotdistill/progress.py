@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from cotdistill import ranks
+
 PLAIN_SECONDS = 10
 BAR_SECONDS = 0.1  # thousands of completions a second need no more
 Advance = Callable[[int, int], None]
@@ -21,7 +23,9 @@ console = Console(stderr=True)
 
 
 def say(text: str) -> None:
-    """A line for the person at the terminal."""
+    """A line for the person at the terminal, of the process that does the run."""
+    if not ranks.first():
+        return
     console.print(escape(text), highlight=False, soft_wrap=True)
 
 

@@ -18,8 +18,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cotdistill import ranks
 from cotdistill.checkpoints import newest_whole
 from cotdistill.completions import canonical
 from cotdistill.config import StudentConfig
@@ -44,7 +45,10 @@ if TYPE_CHECKING:
 
 
 # Settings that change how a student is made, and not what comes of it.
-ALL_THE_SAME = ("micro_batch_size", "checkpoint_minutes", "report_to", "trust_remote_code")
+ALL_THE_SAME = (
+    *("micro_batch_size", "packing", "attention", "compile"),  # but for rounding
+    *("checkpoint_minutes", "report_to", "trust_remote_code"),
+)
 
 
 def train(
@@ -69,37 +73,64 @@ def train(
     if trained_facts(folder).get("fingerprint") == print_of:
         return folder
     refuse_other_kinds(config)
-    chat = config.format == "chat"
+    with _unfinished(folder, print_of) as work:
+        job = ranks.shared(Job(pairs, config, seed, work, cache or folder.parent / "kd"))
+        origin = {"base": model_identity(config.model), "seed": seed}
+        facts = {"fingerprint": print_of, **origin, **_learn(job, progress)}
+        for name in facts["epoch_folders"]:
+            mark_complete(work / "student" / name, {**origin, "student": print_of, "epoch": int(Path(name).name)})
+        mark_complete(work / "student", facts)
+    free_memory()
+    return folder
+
+
+class Job(NamedTuple):
+    """What is trained: by the process that does the run, and by those that help it."""
+
+    pairs: Sequence[Pair]
+    config: StudentConfig
+    seed: int
+    work: Path
+    cache: Path
+
+
+def help_to_train() -> int:
+    """Train what the first process trains, with it, until it is done with all; returns 0."""
+    while job := ranks.shared(None):
+        _learn(job, lambda done, total: None)
+    return 0
+
+
+def _learn(job: Job, progress: Callable[[int, int], object]) -> dict[str, Any]:
+    """Train a student in `job.work`; returns facts about it. Where memory runs out, half as many examples at once."""
+    pairs, config, seed, work, cache = job
     _, _, transformers = import_training()
     from cotdistill.examples import make_example
 
     transformers.set_seed(seed)
-    student = load_for_training(config.model, config.trust_remote_code)
+    student = load_for_training(config.model, config.trust_remote_code, config.attention)
     limit = min(config.max_length or math.inf, getattr(student.model.config, "max_position_embeddings", math.inf))
-    tokenised = {pair: make_example(student, pair, chat) for pair in pairs}
+    tokenised = {pair: make_example(student, pair, config.format == "chat") for pair in pairs}
     fitting = _fitting(pairs, tokenised, limit, config.over_long)
     examples, dev_examples = ([tokenised[p] for p in side] for side in split_dev(fitting, config.dev_fraction, seed))
     longest = max(example.length for example in examples)
-    student, soft = _with_teacher(student, [tokenised[p] for p in fitting], config, seed, cache or folder.parent / "kd")
-    say(f"{folder.name}: {len(examples)} examples, the longest of {longest} tokens, and {len(dev_examples)} held out")
-
-    with _unfinished(folder, print_of) as work:
-        facts = {
-            "fingerprint": print_of,
-            **(origin := {"base": model_identity(config.model), "seed": seed}),
-            "pairs": len(pairs),
-            "examples": len(examples),
-            "over_long_dropped": len(pairs) - len(fitting),
-            "longest": longest,
-            **({"kd": soft.identity} if soft else {}),
-            **_fine_tune(student, examples, dev_examples, config, seed, work, progress, soft),
-        }
-        for name in facts["epoch_folders"]:
-            mark_complete(work / "student" / name, {**origin, "student": print_of, "epoch": int(Path(name).name)})
-        mark_complete(work / "student", facts)
-    del student
-    free_memory()
-    return folder
+    student, soft = _with_teacher(student, [tokenised[p] for p in fitting], config, seed, cache)
+    say(f"{work.stem}: {len(examples)} examples, the longest of {longest} tokens, and {len(dev_examples)} held out")
+    facts = {
+        "pairs": len(pairs),
+        "examples": len(examples),
+        "over_long_dropped": len(pairs) - len(fitting),
+        "longest": longest,
+        **({"kd": soft.identity} if soft else {}),
+    }
+    while True:
+        try:
+            return facts | _fine_tune(student, examples, dev_examples, config, seed, work, progress, soft)
+        except TooLittleMemory:
+            config = _with_less_at_once(config)
+        del student  # its weights have changed, and two would need more memory still
+        free_memory()
+        student = load_for_training(config.model, config.trust_remote_code, config.attention)
 
 
 def _with_teacher(
@@ -116,8 +147,24 @@ def _with_teacher(
         free_memory()
         soft.compute()
         import_training()[2].set_seed(seed)  # as before the first load: a missing weight is drawn
-        student = load_for_training(config.model, config.trust_remote_code)
+        student = load_for_training(config.model, config.trust_remote_code, config.attention)
     return student, soft
+
+
+class TooLittleMemory(Exception):
+    """For so many examples at once."""
+
+
+def _with_less_at_once(config: StudentConfig) -> StudentConfig:
+    at_once = config.micro_batch_size or config.batch_size // ranks.processes()
+    if at_once == 1 or ranks.processes() > 1:  # the others would go on as they are
+        lower = "student.micro_batch_size, student.max_length" if at_once > 1 else "student.max_length"
+        raise BackendError(
+            f"memory ran out with {at_once} training example{'s' * (at_once > 1)} at once.\n"
+            f"Lower {lower} with student.over_long=drop, set student.lora, or take a smaller model."
+        )
+    say(f"warning: memory ran out: from now on {at_once // 2} examples at once (student.micro_batch_size).")
+    return config.model_copy(update={"micro_batch_size": at_once // 2})
 
 
 def _fine_tune(
@@ -132,50 +179,38 @@ def _fine_tune(
 ) -> dict[str, Any]:
     """Train, from the newest whole checkpoint in `work` on, into its folder "student"; returns facts about it.
 
-    Where memory runs out, half as many examples at once give the same steps.
+    Raises `TooLittleMemory` where that many examples at once do not fit.
     """
     from safetensors import SafetensorError
     from torch import OutOfMemoryError
 
     from cotdistill.trainer import Keep, Watch, make_trainer
 
-    while True:
-        checkpoint, before = newest_whole(work)
-        if checkpoint:
-            say(f"{work.stem}: goes on from {checkpoint}")
-        keep = Keep(config, work / "student", student.tokenizer)
-        watch = Watch(progress, config.checkpoint_minutes, before.get("seconds", 0.0))
-        trainer = make_trainer(student, examples, dev_examples, config, seed, work, [watch, keep], soft)
-        try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except (OSError, SafetensorError) as error:
+    checkpoint, before = ranks.shared(newest_whole(work) if ranks.first() else (None, {}))
+    if checkpoint:
+        say(f"{work.stem}: goes on from {checkpoint}")
+    keep = Keep(config, work / "student", student.tokenizer)
+    watch = Watch(progress, config.checkpoint_minutes, before.get("seconds", 0.0))
+    trainer = make_trainer(student, examples, dev_examples, config, seed, work, [watch, keep], soft)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except (OSError, SafetensorError) as error:
+        raise _no_room(work, error) from None
+    except (OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):  # how torch.save says it
             raise _no_room(work, error) from None
-        except (OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):  # how torch.save says it
-                raise _no_room(work, error) from None
-            if not _out_of_memory(error):
-                raise
-            at_once = config.micro_batch_size or config.batch_size
-            if at_once == 1:
-                raise BackendError(
-                    "memory ran out with one training example at once.\n"
-                    "Lower student.max_length with student.over_long=drop, set student.lora, or take a smaller model."
-                ) from None
-            config = config.model_copy(update={"micro_batch_size": at_once // 2})
-            say(f"warning: memory ran out: from now on {at_once // 2} examples at once (student.micro_batch_size).")
-        else:
-            state = trainer.state
-            return {
-                "steps": state.global_step,
-                "epochs": state.epoch,
-                "seconds": watch.seconds,
-                "dev_losses": [(log["epoch"], log["eval_loss"]) for log in state.log_history if "eval_loss" in log],
-                "selected_epoch": keep.epoch,
-                "epoch_folders": keep.epoch_folders,
-            }
-        del trainer
-        free_memory()
-        student = load_for_training(config.model, config.trust_remote_code)  # its weights have changed
+        if _out_of_memory(error):
+            raise TooLittleMemory from None
+        raise
+    state = trainer.state
+    return {
+        "steps": state.global_step,
+        "epochs": state.epoch,
+        "seconds": watch.seconds,
+        "dev_losses": [(log["epoch"], log["eval_loss"]) for log in state.log_history if "eval_loss" in log],
+        "selected_epoch": keep.epoch,
+        "epoch_folders": keep.epoch_folders,
+    }
 
 
 def _no_room(work: Path, error: Exception) -> DataError:
@@ -226,6 +261,8 @@ def refuse_other_kinds(config: StudentConfig) -> None:
     seq2seq = is_seq2seq(config.model)
     if seq2seq and config.format == "chat":
         raise ConfigError(f"student.format: {config.model!r} is an encoder-decoder model; chat is for causal ones.")
+    if seq2seq and config.packing:
+        raise ConfigError(f"student.packing: {config.model!r} is an encoder-decoder model; packing is for causal ones.")
     if config.kd and is_seq2seq(config.kd.model) != seq2seq:
         kinds = ("causal", "encoder-decoder")
         raise ConfigError(

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +20,13 @@ import torch
 import transformers
 from torch.nn.functional import cross_entropy
 
+from cotdistill import ranks
 from cotdistill.checkpoints import seal
 from cotdistill.config import LoraConfig, StudentConfig
 from cotdistill.errors import BackendError, ConfigError, missing_extra
-from cotdistill.examples import IGNORED, Example, LengthGrouped, collate
+from cotdistill.examples import BLANK, IGNORED, Example, LengthGrouped, collate, pack
 from cotdistill.models import LoadedModel, folder_when_whole, has_bf16
+from cotdistill.progress import say
 
 if TYPE_CHECKING:
     from cotdistill.kd import SoftTargets
@@ -69,8 +73,9 @@ class CompletionTrainer(transformers.Trainer):  # type: ignore[misc]  # untyped
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:
         lengths = [Example(**example).length for example in self.train_dataset]
-        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        self.sampler = LengthGrouped(lengths, size, self.args.data_seed)
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        several = self.args.world_size > 1  # then the last example is BLANK
+        self.sampler = LengthGrouped(lengths[: len(lengths) - several], size, self.args.data_seed, fill=several)
         return self.sampler
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
@@ -97,6 +102,25 @@ class CompletionTrainer(transformers.Trainer):  # type: ignore[misc]  # untyped
         else:  # of all processes, whose gradients are averaged
             loss = loss * self.accelerator.num_processes / num_items_in_batch
         return (loss, outputs) if return_outputs else loss
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """The dev loss: the mean over the completion tokens of all dev examples, however they are batched."""
+        examples = sorted(self.eval_dataset, key=lambda example: len(example["labels"]))
+        size, at, of = self.args.eval_batch_size, self.accelerator.process_index, self.accelerator.num_processes
+        batches = [examples[i : i + size] for i in range(0, len(examples), size)]
+        batches += [[vars(BLANK)]] * (-len(batches) % of)  # as many for each process
+        total = torch.zeros(2, dtype=torch.float64)
+        model = self.model_wrapped if self.is_fsdp_enabled else self.model
+        model.eval()
+        with torch.no_grad():
+            for batch in batches[at::of]:
+                inputs = self._prepare_inputs(self.data_collator(batch))
+                loss = self.compute_loss(model, inputs, num_items_in_batch=of)
+                total += torch.tensor([loss.item(), int((inputs["labels"] != IGNORED).sum())])
+        loss, tokens = self.accelerator.reduce(total.to(self.args.device)).tolist()
+        self.log(metrics := {"eval_loss": loss / tokens})
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def _attend_fast(self, width: int) -> None:
         """Choose the attention for texts of `width` tokens, on a CPU and where the config does not."""
@@ -145,10 +169,12 @@ class Watch(transformers.TrainerCallback):  # type: ignore[misc]  # untyped
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.saved_at = time.monotonic()
-        seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", {"seconds": self.seconds})
+        ranks.meet()  # each process writes its random state
+        if ranks.first():
+            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", {"seconds": self.seconds})
 
     def _save_in_time(self, control: Any, model: Any) -> None:
-        if self.minutes and time.monotonic() - self.saved_at >= 60 * self.minutes:
+        if self.minutes and ranks.shared(time.monotonic() - self.saved_at >= 60 * self.minutes):
             refuse_infinite(model)
             control.should_save = True
 
@@ -158,6 +184,8 @@ class Keep(transformers.TrainerCallback):  # type: ignore[misc]  # untyped
 
     Afterwards `epoch` is the one, from 1, and `epoch_folders` hold every epoch's student, of "paper" only.
     """
+
+    trainer: CompletionTrainer  # set by make_trainer
 
     def __init__(self, config: StudentConfig, folder: Path, tokenizer: Any) -> None:
         self.select = config.select
@@ -176,28 +204,36 @@ class Keep(transformers.TrainerCallback):  # type: ignore[misc]  # untyped
         if self.select == "paper":
             self.epoch_folders = [f"epochs/{n}" for n in range(1, int(state.epoch) + 1)]
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.select == "paper":
             self.epoch_folders.append(f"epochs/{math.ceil(state.epoch)}")
-            save_whole(model, self.tokenizer, self.folder / self.epoch_folders[-1])
+            self._save(self.folder / self.epoch_folders[-1])
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, model: Any, metrics: dict[str, float], **_: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
         if self.select == "last":
             return
         if metrics["eval_loss"] < self.lowest:
             self.lowest, self.epoch = metrics["eval_loss"], math.ceil(state.epoch)
             if self.select == "dev":
-                save_whole(model, self.tokenizer, self.folder)
+                self._save(self.folder)
         elif 0 < self.patience <= math.ceil(state.epoch) - self.epoch:
             control.should_training_stop = True
 
-    def on_train_end(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.select == "paper":
             self.epoch = self.epoch or len(self.epoch_folders)
-            shutil.copytree(self.folder / self.epoch_folders[self.epoch - 1], self.folder, dirs_exist_ok=True)
+            if ranks.first():
+                shutil.copytree(self.folder / self.epoch_folders[self.epoch - 1], self.folder, dirs_exist_ok=True)
         elif not self.epoch:  # no dev loss was to decide
             self.epoch = math.ceil(state.epoch)
-            save_whole(model, self.tokenizer, self.folder)
+            self._save(self.folder)
+
+    def _save(self, folder: Path) -> None:
+        trainer = self.trainer
+        whole = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
+        if ranks.first():
+            save_whole(trainer.model, self.tokenizer, folder, whole)
+        ranks.meet()
 
 
 def refuse_infinite(model: Any) -> None:
@@ -208,13 +244,16 @@ def refuse_infinite(model: Any) -> None:
         )
 
 
-def save_whole(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Save a model and its tokenizer in place of what is there, adapters merged; the model itself can train on."""
+def save_whole(model: Any, tokenizer: Any, folder: Path, weights: dict[str, Any] | None = None) -> None:
+    """Save a model and its tokenizer in place of what is there, adapters merged; the model itself can train on.
+
+    `weights` are the whole ones of a model of which each process has a part.
+    """
     refuse_infinite(model)
     if hasattr(model, "merge_and_unload"):
         model = copy.deepcopy(model.base_model).merge_and_unload()
     with folder_when_whole(folder) as beside:
-        model.save_pretrained(beside)
+        model.save_pretrained(beside, state_dict=weights)
         tokenizer.save_pretrained(beside)
 
 
@@ -230,8 +269,14 @@ def make_trainer(
 ) -> CompletionTrainer:
     """A `Trainer` of `student` as `config` says, with checkpoints in `work`."""
     on_gpu = torch.cuda.is_available()
-    at_once = config.micro_batch_size or config.batch_size
-    at_once = next(size for size in range(min(at_once, config.batch_size), 0, -1) if config.batch_size % size == 0)
+    share, rest = divmod(config.batch_size, ranks.processes())
+    if rest:
+        raise ConfigError(
+            f"student.batch_size: {config.batch_size} examples a step cannot be shared by {ranks.processes()} processes"
+            " alike."
+        )
+    at_once = min(config.micro_batch_size or share, share)
+    at_once = next(size for size in range(at_once, 0, -1) if share % size == 0)
     steps = config.steps or math.ceil(len(examples) / config.batch_size) * config.epochs
     arguments = transformers.TrainingArguments(
         output_dir=str(work),
@@ -242,9 +287,10 @@ def make_trainer(
         warmup_steps=int(config.warmup * steps),
         weight_decay=config.weight_decay,
         per_device_train_batch_size=at_once,
-        gradient_accumulation_steps=config.batch_size // at_once,
+        gradient_accumulation_steps=share // at_once,
         per_device_eval_batch_size=at_once,
         bf16=has_bf16(),
+        torch_compile=config.compile,
         seed=seed,
         data_seed=seed,
         eval_strategy="epoch" if dev_examples else "no",
@@ -257,15 +303,18 @@ def make_trainer(
         use_cpu=not on_gpu,
         dataloader_pin_memory=on_gpu,
         remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
     )
     model = _with_lora(student, config.lora) if config.lora else student.model
+    lay = pack if config.packing else partial(collate, pad_id=student.pad_id)
+    blank = [BLANK] if ranks.processes() > 1 else []
     try:
         trainer = CompletionTrainer(
             model=model,
             args=arguments,
-            train_dataset=[asdict(example) for example in examples],
+            train_dataset=[asdict(example) for example in [*examples, *blank]],
             eval_dataset=[asdict(example) for example in dev_examples] or None,
-            data_collator=lambda batch: collate(batch, student.pad_id) | (soft.rows(batch) if soft else {}),
+            data_collator=lambda batch: lay(batch) | (soft.rows(batch) if soft else {}),
             callbacks=list(callbacks),
             soft=soft,
         )
@@ -273,7 +322,13 @@ def make_trainer(
         if not config.report_to:
             raise
         raise ConfigError(f"student.report_to: {error}") from None
+    if trainer.is_fsdp_enabled and (config.lora or trainer.accelerator.state.fsdp_plugin.fsdp_version == 1):
+        raise ConfigError("FSDP: it is for full fine-tuning, and in its version 2 (fsdp_version: 2). Else use DDP.")
+    if not trainer.is_fsdp_enabled and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        say("warning: accelerate has FSDP on GPUs only: each process holds the whole student (DDP).")
     trainer.remove_callback(transformers.PrinterCallback)
+    for callback in callbacks:
+        callback.trainer = trainer
     return trainer
 
 
