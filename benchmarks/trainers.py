@@ -151,7 +151,9 @@ def trl(model: Path, pairs: Pairs, batch: int, folder: Path, clock: Clock, **set
 
 
 def losses(trainer: Any) -> list[float]:
-    return [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    """As logged, every ten steps; of a shorter training, their mean."""
+    logged = trainer.state.log_history
+    return [log["loss"] for log in logged if "loss" in log] or [log["train_loss"] for log in logged[-1:]]
 
 
 WAYS: dict[str, tuple[Callable[..., list[float]], dict[str, Any]]] = {

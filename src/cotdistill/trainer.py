@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 from cotdistill import ranks
 from cotdistill.checkpoints import seal
 from cotdistill.config import LoraConfig, StudentConfig
 from cotdistill.errors import BackendError, ConfigError, missing_extra
-from cotdistill.examples import BLANK, IGNORED, Example, LengthGrouped, collate, pack
+from cotdistill.examples import BLANK, IGNORED, Example, LengthGrouped, collate, pack, parts
 from cotdistill.models import LoadedModel, folder_when_whole, has_bf16
 from cotdistill.progress import say
 
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from cotdistill.kd import SoftTargets
 
 SHOWN = 8  # question ids of a batch
+ROWS = 256  # tokens whose whole distributions are there at once, in fp32
+# On a CPU, tokens x layers x width that are computed at once: about 1.2 GB of what the backward pass needs, and more
+# at once are hardly faster.
+AT_ONCE = 6_600_000
 # On a CPU PyTorch's fused attention is slower than the plain one for shorter texts: its backward pass is.
 EAGER = 256  # tokens
 
@@ -54,6 +59,20 @@ def read_completions(model: Any, bare: Any, batch: Mapping[str, Any]) -> tuple[A
     return outputs, outputs.logits, targets[:, columns]
 
 
+def summed_loss(logits: Any, targets: Any) -> Any:
+    """The cross-entropy of `logits` (tokens, vocabulary) and `targets` (tokens), summed over those not IGNORED.
+
+    In fp32 some ROWS at a time, and once more for their gradient: all at once would take the most memory of a step.
+    """
+
+    def of(rows: Any, labels: Any) -> Any:
+        return cross_entropy(rows.float(), labels, ignore_index=IGNORED, reduction="sum")
+
+    parts = zip(logits.split(ROWS), targets.split(ROWS), strict=True)
+    losses = [checkpoint(of, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+    return torch.stack(losses).sum()
+
+
 class CompletionTrainer(transformers.Trainer):  # type: ignore[misc]  # untyped
     """Its loss is the mean over the labels of a step that are not IGNORED; its batches are LengthGrouped.
 
@@ -70,6 +89,8 @@ class CompletionTrainer(transformers.Trainer):  # type: ignore[misc]  # untyped
         guess = math.log(self.model.get_input_embeddings().weight.shape[0])
         self.most_loss = 2 * guess * (1 + (soft.weight if soft else 0))  # a guess is at most so far from any teacher
         self.attention = self.model.config._attn_implementation
+        text = self.model.config.get_text_config()
+        self.tokens_at_once = AT_ONCE // (text.num_hidden_layers * text.hidden_size)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:
         lengths = [Example(**example).length for example in self.train_dataset]
@@ -79,7 +100,9 @@ class CompletionTrainer(transformers.Trainer):  # type: ignore[misc]  # untyped
         return self.sampler
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        split = self.args.use_cpu and self.args.world_size == 1 and num_items_in_batch is not None
+        few = parts(inputs, self.tokens_at_once) if split else [inputs]
+        loss = sum(super(CompletionTrainer, self).training_step(model, part, num_items_in_batch) for part in few)
         if not loss.item() <= self.most_loss:  # NaN is not
             ids = inputs["question_ids"]
             raise BackendError(
@@ -94,7 +117,7 @@ class CompletionTrainer(transformers.Trainer):  # type: ignore[misc]  # untyped
     ) -> Any:
         self._attend_fast(inputs["input_ids"].shape[1])
         outputs, logits, targets = read_completions(model, self.model, inputs)
-        loss = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+        loss = summed_loss(logits.flatten(0, 1), targets.flatten())
         if self.soft and model.training:
             loss = loss + self.soft.loss(logits, targets, inputs)
         if num_items_in_batch is None:
