@@ -178,9 +178,7 @@ class Batch:
 def choose(scores: torch.Tensor, params: SamplingParams, generators: Sequence[torch.Generator]) -> torch.Tensor:
     """A token a row of `scores` (rows, vocabulary): the likeliest, or one drawn with the row's own generator."""
     if params.temperature == 0:
-        return scores.max(
-            -1
-        ).indices  # for bf16 on a CPU twice as fast as argmax of fp32, and like it the first of equals
+        return scores.max(-1).indices  # the first of equals, as argmax; in bf16 on a CPU 4 times as fast
     ids: Any = None  # which neither of the two looks at
     scores = TemperatureLogitsWarper(params.temperature)(ids, scores.float())
     if params.top_p < 1:
