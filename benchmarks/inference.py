@@ -5,7 +5,7 @@
 Greedy answers of up to 128 new tokens to the test questions of the built-in word problems, in the paper's form; no
 other data is needed. The ways take turns, in one process:
 
-    refill       ours, as `evaluate` runs it, at its default batch size
+    refill       ours, as `evaluate` runs it in the quickstart: all questions at once, unless --batch-size says less
     static 32    `model.generate` on 32 prompts at a time in the order of the questions, padded on the left
     static 8     the same on 8
     one by one   the same on 1, of every n-th question only (--single of them); its seconds are extrapolated
@@ -45,6 +45,7 @@ def static(backend: TransformersBackend, size: int, requests: Sequence[Request])
     """As a user of transformers would write it."""
     import torch
 
+    backend.loaded.model.set_attn_implementation("sdpa")  # as it comes: ours has changed it
     model, tokenizer, pad = backend.loaded.model, backend.loaded.tokenizer, backend.loaded.pad_id
     found: list[Completion] = []
     for start in range(0, len(requests), size):
@@ -68,7 +69,7 @@ def static(backend: TransformersBackend, size: int, requests: Sequence[Request])
 
 
 def measured(backend: TransformersBackend, way: Way, requests: Sequence[Request]) -> dict[str, float]:
-    """Seconds, tokens written, texts cut at the limit and row-steps of one way."""
+    """Seconds, by the clock and of all cores, tokens written, texts cut at the limit and row-steps of one way."""
     steps = 0
 
     def count(module: Any, arguments: Any, options: dict[str, Any]) -> None:
@@ -76,18 +77,19 @@ def measured(backend: TransformersBackend, way: Way, requests: Sequence[Request]
         steps += len(options["input_ids"])
 
     hook = backend.loaded.model.register_forward_pre_hook(count, with_kwargs=True)
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     completions = way(requests)
-    seconds = time.perf_counter() - started
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu_started
     hook.remove()
     tokens, cut = sum(c.completion_tokens for c in completions), sum(c.finish_reason == "length" for c in completions)
-    return {"seconds": seconds, "tokens": tokens, "cut": cut, "steps": steps}
+    return {"seconds": seconds, "cpu": cpu, "tokens": tokens, "cut": cut, "steps": steps}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=models.EMBEDDED, help="a folder or an id; none: the embedded student")
     parser.add_argument("--questions", type=int, default=150)
+    parser.add_argument("--batch-size", type=int, default=150, help="of ours")
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--single", type=int, default=10, help="questions asked one by one")
     parser.add_argument("--same", type=int, default=30, help="questions whose text in fp32 is compared")
@@ -97,7 +99,7 @@ def main() -> None:
     questions = load_task(TaskConfig(name="word_problems")).test[: arguments.questions]
     params = first_params(METHOD, arguments.max_tokens)
     requests = [Request((METHOD.prompt(question),), params) for question in questions]
-    backend = TransformersBackend(arguments.model)
+    backend = TransformersBackend(arguments.model, batch_size=arguments.batch_size)
     single = requests[:: max(1, len(requests) // arguments.single)][: arguments.single]
     if arguments.model == models.EMBEDDED:
         print("not fine-tuned, so hardly a text ends by itself: a fine-tuned student gains more from refilling")
@@ -125,11 +127,14 @@ def main() -> None:
         seconds = median(one["seconds"] for one in rounds)
         rate = median(one["tokens"] / one["seconds"] for one in rounds)
         useful = rounds[0]["tokens"] / rounds[0]["steps"]
-        ratios = sorted(other["seconds"] / own["seconds"] for other, own in zip(rounds, ours, strict=True))
+        ratios, cpu = (
+            sorted(other[key] / own[key] for other, own in zip(rounds, ours, strict=True)) for key in ("seconds", "cpu")
+        )
         note = f"  (extrapolated from {len(single)})" if name == "one by one" else ""
         print(
             f"  {name:10} {seconds:7.1f} s {rate:7.1f} tokens/s  useful {useful:.2f}  "
-            f"{median(ratios):5.2f} x ours ({ratios[0]:.2f} to {ratios[-1]:.2f}, n={len(ratios)}){note}",
+            f"{median(ratios):5.2f} x ours ({ratios[0]:.2f} to {ratios[-1]:.2f}, n={len(ratios)}), "
+            f"in CPU time {median(cpu):5.2f} x ({cpu[0]:.2f} to {cpu[-1]:.2f}){note}",
             flush=True,
         )
     backend.loaded.model.float()

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AttentionInterface
 
 from asking import ask
 from cotdistill.backends import refill
+from cotdistill.backends.cache import _grouped
 from cotdistill.backends.transformers import TransformersBackend
 from cotdistill.completions import Completion, Request, SamplingParams
 from tiny import ASCII, FAMILIES, SPECIAL, tiny_family, tiny_model
@@ -198,3 +200,15 @@ def test_a_model_with_a_state_is_left_to_transformers(kind: str) -> None:
     mixed = {"layer_types": ["conv", "full_attention"], "num_attention_heads": 2, "num_key_value_heads": 1}
     config = getattr(transformers, kind)(**shape, **(mixed if kind == "Lfm2Config" else {}))
     assert not refill.can_refill(transformers.AutoModelForCausalLM.from_config(config))
+
+
+def test_attention_without_copies_is_that_of_the_fused_kernel() -> None:
+    import torch
+
+    sharing: Any = torch.nn.Identity()
+    sharing.num_key_value_groups = 3
+    query, key, value = (torch.randn(4, heads, columns, 16) for heads, columns in ((6, 1), (2, 9), (2, 9)))
+    mask = torch.rand(4, 1, 1, 9) > 0.3
+    mask[..., 0] = True
+    fused = AttentionInterface()["sdpa"](sharing, query, key, value, mask)[0]
+    torch.testing.assert_close(_grouped(sharing, query, key, value, mask)[0], fused)
