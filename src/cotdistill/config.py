@@ -272,7 +272,7 @@ class EvaluateConfig(Section):
     """Which methods are compared on the test questions."""
 
     methods: tuple[str, ...] = ("zero_shot", "zero_shot_cot", "fine_tune", "fine_tune_cot")
-    batch_size: int = Field(64, ge=1, description="sequences a batch")
+    batch_size: int = Field(128, ge=1, description="sequences a batch")
     max_tokens: int = Field(0, ge=0, description="of a prediction; 0: each method's own")
 
     @field_validator("methods")
