@@ -128,6 +128,15 @@ def test_two_processes_train_the_student_of_one_and_one_writes(folder: Path) -> 
     assert "steps" not in again.stderr, "trained again"
 
 
+def test_two_processes_train_adapters_on_4_bit_weights(folder: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    for name, processes in (("four-bit-one", 1), ("four-bit-two", 2)):
+        done = launch(folder, name, more=("student.lora={rank: 4, four_bit: true}",), processes=processes)
+        assert done.returncode == 0, done.stderr
+    for one, other in zip(weights(folder, "four-bit-one"), weights(folder, "four-bit-two"), strict=True):
+        assert (one - other).abs().max() <= 1e-4
+
+
 @pytest.mark.parametrize(("kind", "tolerance"), [("ddp", 0.0), ("fsdp", 0.0)])
 def test_killed_both_go_on_as_if_nothing_had_been(folder: Path, kind: str, tolerance: float) -> None:
     variables = FSDP if kind == "fsdp" else {}

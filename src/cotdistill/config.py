@@ -194,6 +194,7 @@ class LoraConfig(Section):
     rank: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
+    four_bit: bool = Field(False, description="the frozen weights in 4 bits (QLoRA): needs bitsandbytes")
 
 
 class KdConfig(Section):

@@ -29,6 +29,7 @@ from filelock import FileLock
 from jinja2 import TemplateError
 
 from cotdistill.errors import BackendError, ConfigError, missing_extra
+from cotdistill.four_bit import how_to_load, keep_rounded_once, need_bitsandbytes
 from cotdistill.progress import say
 
 EMBEDDED = "smollm2-135m-instruct"
@@ -260,7 +261,7 @@ def free_memory() -> None:
         libc.malloc_trim(0)
 
 
-def _load(name: str, dtype: Any, trust_remote_code: bool, attention: str = "") -> LoadedModel:
+def _load(name: str, dtype: Any, trust_remote_code: bool, attention: str = "", four_bit: bool = False) -> LoadedModel:
     _, torch, transformers = import_training()
     from safetensors import SafetensorError
 
@@ -272,13 +273,14 @@ def _load(name: str, dtype: Any, trust_remote_code: bool, attention: str = "") -
         tokenizer = load_tokenizer(name, trust_remote_code)
         model = kind.from_pretrained(
             path,
-            dtype=dtype,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             attn_implementation=attention or None,
+            **(how_to_load(dtype) if four_bit else {"dtype": dtype}),
         )
-    except ImportError as error:  # such as: no flash_attn
-        raise ConfigError(f"student.attention: {str(error).splitlines()[0]}") from None
+    except ImportError as error:  # such as: no flash_attn, or a bitsandbytes that is too old
+        key = "lora.four_bit" if "bitsandbytes" in str(error) else "attention"
+        raise ConfigError(f"student.{key}: {str(error).splitlines()[0]}") from None
     except (OSError, ValueError, SafetensorError) as error:
         raise model_error(name, error) from None
     if tokenizer.eos_token_id is None:
@@ -300,10 +302,17 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
         raise model_error(name, error) from None
 
 
-def load_for_training(name: str, trust_remote_code: bool = False, attention: str = "") -> LoadedModel:
-    """Load a model in fp32, for autocast to keep its master weights; `attention` as in StudentConfig."""
+def load_for_training(
+    name: str, trust_remote_code: bool = False, attention: str = "", four_bit: bool = False
+) -> LoadedModel:
+    """Load a model in fp32, for autocast to keep its master weights, or in 4 bits; `attention` as in StudentConfig."""
     _, torch, _ = import_training()
-    return _load(name, torch.float32, trust_remote_code, attention)
+    if not four_bit:
+        return _load(name, torch.float32, trust_remote_code, attention)
+    need_bitsandbytes()
+    loaded = _load(name, torch.bfloat16 if has_bf16() else torch.float32, trust_remote_code, attention, four_bit)
+    keep_rounded_once(loaded.model)
+    return loaded
 
 
 def load_model(name: str, trust_remote_code: bool = False) -> LoadedModel:

@@ -108,7 +108,7 @@ def _learn(job: Job, progress: Callable[[int, int], object]) -> dict[str, Any]:
     from cotdistill.examples import make_example
 
     transformers.set_seed(seed)
-    student = load_for_training(config.model, config.trust_remote_code, config.attention)
+    student = _load_student(config)
     limit = min(config.max_length or math.inf, getattr(student.model.config, "max_position_embeddings", math.inf))
     tokenised = {pair: make_example(student, pair, config.format == "chat") for pair in pairs}
     fitting = _fitting(pairs, tokenised, limit, config.over_long)
@@ -130,7 +130,12 @@ def _learn(job: Job, progress: Callable[[int, int], object]) -> dict[str, Any]:
             config = _with_less_at_once(config)
         del student  # its weights have changed, and two would need more memory still
         free_memory()
-        student = load_for_training(config.model, config.trust_remote_code, config.attention)
+        student = _load_student(config)
+
+
+def _load_student(config: StudentConfig) -> LoadedModel:
+    four_bit = config.lora is not None and config.lora.four_bit
+    return load_for_training(config.model, config.trust_remote_code, config.attention, four_bit)
 
 
 def _with_teacher(
@@ -143,11 +148,13 @@ def _with_teacher(
         return student, None
     soft = SoftTargets(student, examples, config.kd, cache, config.trust_remote_code)
     if soft.missing:
-        student.model.to("meta")  # student and teacher are never in memory together
+        # Student and teacher are never in memory together. (Weights in 4 bits cannot go to "meta".)
+        for weights in student.model.parameters():
+            weights.data = weights.data.new_empty(0)
         free_memory()
         soft.compute()
         import_training()[2].set_seed(seed)  # as before the first load: a missing weight is drawn
-        student = load_for_training(config.model, config.trust_remote_code, config.attention)
+        student = _load_student(config)
     return student, soft
 
 
@@ -250,6 +257,8 @@ def fingerprint(pairs: Sequence[Pair], config: StudentConfig, seed: int) -> str:
     """The hash of all that decides a student: pairs, base model, hyperparameters, seed."""
     # What is written of a rationale, the pairs say.
     settings = config.model_dump(mode="json", exclude={"seeds", "model", "rationale", "kd", *ALL_THE_SAME})
+    if config.lora and not config.lora.four_bit:
+        del settings["lora"]["four_bit"]  # students made before there was one are still those
     if config.kd:
         settings["kd"] = {**config.kd.model_dump(mode="json"), "model": model_identity(config.kd.model)}
     content = canonical([[asdict(p) for p in pairs], settings, model_identity(config.model), seed])

@@ -26,6 +26,7 @@ from cotdistill.checkpoints import seal
 from cotdistill.config import LoraConfig, StudentConfig
 from cotdistill.errors import BackendError, ConfigError, missing_extra
 from cotdistill.examples import BLANK, IGNORED, Example, LengthGrouped, collate, pack, parts
+from cotdistill.four_bit import merged
 from cotdistill.models import LoadedModel, folder_when_whole, has_bf16
 from cotdistill.progress import say
 
@@ -273,7 +274,9 @@ def save_whole(model: Any, tokenizer: Any, folder: Path, weights: dict[str, Any]
     `weights` are the whole ones of a model of which each process has a part.
     """
     refuse_infinite(model)
-    if hasattr(model, "merge_and_unload"):
+    if getattr(model, "is_loaded_in_4bit", False):
+        model, weights = merged(model)
+    elif hasattr(model, "merge_and_unload"):
         model = copy.deepcopy(model.base_model).merge_and_unload()
     with folder_when_whole(folder) as beside:
         model.save_pretrained(beside, state_dict=weights)
@@ -368,4 +371,6 @@ def _with_lora(student: LoadedModel, config: LoraConfig) -> Any:
         task_type="SEQ_2_SEQ_LM" if student.seq2seq else "CAUSAL_LM",
         fan_in_fan_out=any(isinstance(m, transformers.pytorch_utils.Conv1D) for m in student.model.modules()),  # GPT-2
     )
+    if config.four_bit:  # what is not in 4 bits goes to fp32, as without; micro_batch_size is what saves memory
+        peft.prepare_model_for_kbit_training(student.model, use_gradient_checkpointing=False)
     return peft.get_peft_model(student.model, adapters)
