@@ -21,7 +21,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cotdistill import ranks
-from cotdistill.checkpoints import newest_whole
+from cotdistill.checkpoints import log_folder, newest_whole
 from cotdistill.completions import canonical
 from cotdistill.config import StudentConfig
 from cotdistill.errors import BackendError, ConfigError, DataError
@@ -243,6 +243,7 @@ def _unfinished(folder: Path, print_of: str) -> Iterator[Path]:
     mark = work / "fingerprint"
     if not (mark.is_file() and mark.read_text() == print_of):
         shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(log_folder(work), ignore_errors=True)  # of a student before
         write_atomic(mark, print_of)
     try:
         yield work
