@@ -126,6 +126,19 @@ def test_no_more_than_a_hundred_are_asked(base: Path, tmp_path: Path) -> None:
     assert asked == [sorted({pair.question_id for pair in split_dev(pairs, 0.5, 0)[1]})[:100]]
 
 
+def test_too_little_memory_for_it_leaves_the_training_as_it_is(base: Path, tmp_path: Path) -> None:
+    import torch
+
+    calls = []
+
+    def count(loaded: LoadedModel, ids: Collection[str]) -> tuple[int, int]:
+        calls.append(ids)
+        raise torch.OutOfMemoryError
+
+    facts = trained_facts(train(of("base")[0], settings(base), tmp_path / "student", 0, answer=count))
+    assert (facts["steps"], facts["dev_accuracies"], len(facts["dev_losses"]), len(calls)) == (8, [], 2, 1)
+
+
 class Killed(BaseException):
     """As if by a signal."""
 

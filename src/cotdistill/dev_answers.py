@@ -1,6 +1,6 @@
 """A student in training answers the held-out questions, after the dev loss of each epoch.
 
-Imports transformers: to be imported after `import_training`, which says how to install it.
+Imports torch and transformers: to be imported after `import_training`, which says how to install them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import transformers
+from torch import OutOfMemoryError
 
 from cotdistill import ranks
 from cotdistill.examples import Example
@@ -52,8 +53,13 @@ class DevAnswers(transformers.TrainerCallback):  # type: ignore[misc]  # untyped
         model = self.trainer.model  # in eval mode since its dev loss
         if hasattr(model, "get_base_model"):  # refill.py does not know adapters' wrapper; they are in the layers too
             model = model.get_base_model()
-        with self.trainer.accelerator.autocast():
-            return self.answer(replace(self.student, model=model), self.ids)
+        try:
+            with self.trainer.accelerator.autocast():
+                return self.answer(replace(self.student, model=model), self.ids)
+        except OutOfMemoryError:  # the training has room: it shall not be done with fewer examples at once for this
+            self.answer = None
+            say(f"warning: {self.name}: memory ran out over the dev questions; they are not asked again.")
+            return 0, 0
 
 
 def dev_accuracies(history: Sequence[dict[str, Any]]) -> list[tuple[float, int, int]]:
