@@ -16,6 +16,7 @@ import pytest
 from cotdistill.config import Config, load_quickstart
 from cotdistill.errors import ConfigError
 from cotdistill.pipeline import open_run, run
+from cotdistill.train import trained_facts
 from servers import start_server
 from tiny import tiny_model
 
@@ -64,6 +65,15 @@ def test_a_run_leaves_all_its_files_and_adds_up(student: Path, tmp_path: Path) -
     result = json.loads((this.folder / "result.json").read_text())
     assert [r["method"] for r in result["results"]] == ["zero_shot", "zero_shot_cot", "fine_tune", "fine_tune_cot"]
     assert all(sum(r["categories"].values()) == 6 for r in result["results"])
+
+
+def test_the_held_out_questions_are_answered(student: Path, tmp_path: Path) -> None:
+    this = run(quick(student, tmp_path, **{"student.dev_fraction": 0.3, "evaluate.methods": ["fine_tune"]}))
+    facts = trained_facts(this.students["fine_tune-0"])
+    ((epoch, _, n),) = facts["dev_accuracies"]
+    assert ([epoch], n) == ([at for at, _ in facts["dev_losses"]], 3)
+    assert "dev_accuracies" not in (this.folder / "manifest.json").read_text()
+    assert f" of {n}</td>" in (this.folder / "report.html").read_text()
 
 
 def test_only_right_rationales_become_pairs(student: Path, tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ def make_page(**changes: Any) -> Page:
         dropped=[(questions[i], predictions["zero_shot"][0][i], predictions["zero_shot"][1][i]) for i in range(3)],
         warnings=(HOSTILE[0], HOSTILE[4]),
         dev_losses={"fine_tune_cot-0": [(1, 0.9), (2, 0.7)], HOSTILE[0]: [(1, 1.25)]},
+        dev_accuracies={"fine_tune_cot-0": [(1, 3, 17), (2, 9, 17)], HOSTILE[0]: []},
     )
     return dataclasses.replace(page, **changes)
 
@@ -192,7 +193,7 @@ def test_ledger_that_does_not_add_up_says_so(tmp_path: Path) -> None:
 
 def test_page_of_a_run_with_nothing_in_it(tmp_path: Path) -> None:
     empty: dict[str, Any] = {"results": [], "ledger": {}, "questions": [], "predictions": {}, "manifest": {}}
-    text = write(make_page(**empty, pairs=(), dropped=(), dev_losses={}), tmp_path / "report.html")
+    text = write(make_page(**empty, pairs=(), dropped=(), dev_losses={}, dev_accuracies={}), tmp_path / "report.html")
     assert "No teacher was asked" in text
     assert "There are no results yet" in text
 
@@ -200,8 +201,13 @@ def test_page_of_a_run_with_nothing_in_it(tmp_path: Path) -> None:
 def test_plot_is_part_of_the_page(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     text = write(make_page(), tmp_path / "report.html")
-    assert text.count("<svg ") == 2
+    assert text.count("<svg ") == 3
     assert ">zero_shot</text>" in text
+    assert ">fine_tune_cot-0 (n=17)</text>" in text
+    assert '<td class="n">9 of 17</td>' in text
+    without = write(make_page(dev_accuracies={"fine_tune_cot-0": []}), tmp_path / "without.html")
+    assert without.count("<svg ") == 2
+    assert "Right</th>" not in without
 
 
 def test_without_matplotlib_the_page_says_how_to_get_the_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,3 +72,8 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def log_folder(work: Path) -> Path:
+    """Where a training in `work` writes TensorBoard's files: `work` is removed, at the end and where it fails."""
+    return work.parent / "logs" / work.stem

@@ -232,6 +232,7 @@ class StudentConfig(Section):
     weight_decay: float = Field(0.01, ge=0)
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="one student a seed and method")
     dev_fraction: float = Field(0.05, ge=0, lt=1, description="share of training questions held out for the dev loss")
+    dev_accuracy: bool = Field(True, description="answer the held-out questions after each epoch, and count the right")
     patience: int = Field(0, ge=0, description="stop after so many epochs without a lower dev loss; 0: never")
     micro_batch_size: int = Field(
         0, ge=0, description="examples at once, of those of a step; 0: all, halved where memory runs out"

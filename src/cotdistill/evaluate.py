@@ -2,6 +2,7 @@
 
     scores = [score(generation, question, method, answer_type) for ...]
     result = evaluate(scores, ...)
+    right, n = count_right(method, questions, answer_type, config.evaluate, loaded, ids)
 
 The answer is read in the form that the method asks for: from what follows the second prompt, or the
 cue. Where the form was missed, the rule says what of the whole text counts (`AnswerType.find`).
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -19,9 +20,11 @@ from typing import Any
 
 from cotdistill import answers
 from cotdistill.answers import RULES, AnswerType
-from cotdistill.config import nearest
+from cotdistill.completions import Request, SamplingParams
+from cotdistill.config import EvaluateConfig, nearest
 from cotdistill.errors import ConfigError, DataError
 from cotdistill.methods import FORMS, METHODS, Method
+from cotdistill.models import LoadedModel
 from cotdistill.reading import is_step
 from cotdistill.records import CATEGORIES, Category, Generation, Question, Result, Score, iter_json_lines
 from cotdistill.stats import wilson
@@ -121,6 +124,29 @@ def evaluate(
         seconds,
         tuple(_warnings(right, n, counts["error"], len(scores))),
     )
+
+
+def count_right(
+    method: Method,
+    questions: Sequence[Question],
+    answer_type: AnswerType,
+    config: EvaluateConfig,
+    loaded: LoadedModel,
+    ids: Collection[str],
+) -> tuple[int, int]:
+    """How many of the questions with these `ids` a model answers right, greedily, and of how many.
+
+    Nothing is stored: a student in training has no identity yet.
+    """
+    from cotdistill.backends.transformers import TransformersBackend
+
+    params = SamplingParams(config.max_tokens or method.max_tokens, stop=method.stop)
+    asked = [(Request((method.prompt(question),), params), question) for question in questions if question.id in ids]
+    backend = TransformersBackend("", chat=method.chat, batch_size=config.batch_size, loaded=loaded)
+    written = {request: found for request, _, found in backend.generate(request for request, _ in asked)}
+    generations = [(Generation(q.id, 0, written[r].text, None, written[r].finish_reason), q) for r, q in asked]
+    categories = Counter(score(g, q, method, answer_type).category for g, q in generations)
+    return categories["correct"], categories.total() - categories["error"]
 
 
 def _warnings(right: int, n: int, errors: int, total: int) -> list[str]:

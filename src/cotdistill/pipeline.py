@@ -20,7 +20,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -35,7 +35,7 @@ from cotdistill.completions import canonical
 from cotdistill.config import Config
 from cotdistill.curate import Curated, answer_pairs, curate, rationale_of, without_leaked
 from cotdistill.errors import BudgetReached, ConfigError, DataError
-from cotdistill.evaluate import evaluate, score, verdict
+from cotdistill.evaluate import count_right, evaluate, score, verdict
 from cotdistill.generate import generate
 from cotdistill.methods import HUMAN, METHODS, Method, methods, teacher_method
 from cotdistill.models import drop_weights, free_memory, is_seq2seq, model_identity
@@ -266,8 +266,10 @@ def teach(this: Run, method: Method, seed: int) -> Path:
         config = config.model_copy(update={"kd": None})  # the paper's plain baseline
         pairs = answer_pairs(without_leaked(this.task.train, this.task.test, this.config.curate), method)
     folder = this.folder / "student" / label(method, seed)
+    answer = partial(count_right, method, this.task.train, this.answer_type, this.config.evaluate)
+    cache = this.config.runs / ".kd"  # no name of a run
     with progress.stage(f"train {label(method, seed)}", "steps") as advance:
-        return train(pairs, config, folder, seed, advance, cache=this.config.runs / ".kd")  # no name of a run
+        return train(pairs, config, folder, seed, advance, cache, answer)
 
 
 def measure(this: Run) -> list[Result]:
@@ -353,6 +355,7 @@ def write_page(this: Run) -> None:
     manifest = make_manifest(this)
     write_json(this.folder / "manifest.json", manifest)
     curated = this.curated
+    trained = {name: trained_facts(folder) for name, folder in this.students.items()}
     page = Page(
         name=this.config.name,
         task=this.task.name,
@@ -369,7 +372,8 @@ def write_page(this: Run) -> None:
         pairs=curated.pairs[:5] if curated else [],
         dropped=curated.dropped if curated else [],
         warnings=[*this.task.notes, *(f"{r.method}: {w}" for r in this.results for w in r.warnings)],
-        dev_losses={name: trained_facts(folder)["dev_losses"] for name, folder in this.students.items()},
+        dev_losses={name: facts["dev_losses"] for name, facts in trained.items()},
+        dev_accuracies={name: facts.get("dev_accuracies", []) for name, facts in trained.items()},
     )
     write_report(page, this.folder / "report.html")
 
@@ -382,7 +386,7 @@ def make_manifest(this: Run) -> dict[str, Any]:
         "teachers": this.teacher_identities,
         "student": model_identity(this.config.student.model),
         "trained": {
-            name: {k: v for k, v in trained_facts(folder).items() if k != "dev_losses"}
+            name: {k: v for k, v in trained_facts(folder).items() if not k.startswith("dev_")}
             for name, folder in this.students.items()
         },
         "seeds": list(this.config.student.seeds),

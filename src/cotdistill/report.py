@@ -45,7 +45,8 @@ class Page:
 
     `predictions` are by method and seed, as `fine_tune_cot-0`, or by method alone where nothing was
     trained. `ledger` is that of the run's folder, empty where no teacher was asked. `dropped` are
-    rationales that were not kept. `dev_losses` are (epoch, loss) by method and seed.
+    rationales that were not kept. `dev_losses` are (epoch, loss), and
+    `dev_accuracies` (epoch, right, n), by method and seed.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Page:
     dropped: Sequence[tuple[Question, Generation, Score]] = ()
     warnings: Sequence[str] = ()
     dev_losses: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    dev_accuracies: Mapping[str, Sequence[tuple[float, int, int]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ def write_report(page: Page, path: Path) -> None:
         categories=CATEGORIES,
         accuracy_plot=accuracy_plot(page.results),
         loss_plot=loss_plot(page.dev_losses),
+        dev_plot=dev_plot(page.dev_accuracies),
         label=label,
     )
     write_atomic(path, html)
@@ -189,10 +192,30 @@ def loss_plot(losses: Mapping[str, Sequence[tuple[float, float]]]) -> Markup | N
     """Held-out loss by epoch; None without matplotlib or without losses."""
     if not any(losses.values()) or (axes := new_axes(2.6)) is None:
         return None
-    for number, (name, points) in enumerate(losses.items()):
+    draw_by_epoch(axes, losses)
+    axes.set(ylabel="held-out loss")
+    return to_svg(axes, "loss")
+
+
+def dev_plot(accuracies: Mapping[str, Sequence[tuple[float, int, int]]]) -> Markup | None:
+    """Held-out questions right by epoch, with how many they are; None without matplotlib or without any."""
+    if not any(accuracies.values()) or (axes := new_axes(2.0)) is None:
+        return None
+    draw_by_epoch(
+        axes,
+        {
+            f"{name} (n={points[-1][2]})" if points else name: [(epoch, 100 * right / n) for epoch, right, n in points]
+            for name, points in accuracies.items()
+        },
+    )
+    axes.set(ylabel="right, %", ylim=(-4, 104), yticks=range(0, 101, 25))
+    return to_svg(axes, "dev")
+
+
+def draw_by_epoch(axes: Any, lines: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+    for number, (name, points) in enumerate(lines.items()):
         colour, marker = LINES[number % len(LINES)]
         axes.plot([p[0] for p in points], [p[1] for p in points], color=colour, marker=marker, label=visible(name))
     axes.grid(axis="y", color=GRID)
-    axes.set(xlabel="epoch", ylabel="held-out loss")
+    axes.set(xlabel="epoch")
     axes.legend(frameon=False, labelcolor=INK)
-    return to_svg(axes, "loss")

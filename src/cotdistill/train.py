@@ -21,7 +21,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cotdistill import ranks
-from cotdistill.checkpoints import newest_whole
+from cotdistill.checkpoints import log_folder, newest_whole
 from cotdistill.completions import canonical
 from cotdistill.config import StudentConfig
 from cotdistill.errors import BackendError, ConfigError, DataError
@@ -40,6 +40,7 @@ from cotdistill.progress import say
 from cotdistill.records import Pair, write_atomic
 
 if TYPE_CHECKING:
+    from cotdistill.dev_answers import Answer
     from cotdistill.examples import Example
     from cotdistill.kd import SoftTargets
 
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 # Settings that change how a student is made, and not what comes of it.
 ALL_THE_SAME = (
     *("micro_batch_size", "packing", "attention", "compile"),  # but for rounding
-    *("checkpoint_minutes", "report_to", "trust_remote_code"),
+    *("checkpoint_minutes", "report_to", "trust_remote_code", "dev_accuracy"),
 )
 
 
@@ -58,10 +59,13 @@ def train(
     seed: int,
     progress: Callable[[int, int], object] = lambda done, total: None,
     cache: Path | None = None,
+    answer: Answer | None = None,
 ) -> Path:
     """Fine-tune `config.model` on `pairs`; returns `folder`, whole, or as it was if it is this very student.
 
     What the teacher of `config.kd` says is kept in `cache`, for other students too; none: in "kd" beside `folder`.
+    `answer` says how many of the questions with given ids a model answers right, and of how many; it is asked of
+    the held-out ones after each epoch.
     Raises `DataError` if there is nothing to train on or an example is too long, `ConfigError` if the
     model cannot learn the form, and `BackendError` if it cannot be loaded or its loss stops being a number.
     """
@@ -76,7 +80,7 @@ def train(
     with _unfinished(folder, print_of) as work:
         job = ranks.shared(Job(pairs, config, seed, work, cache or folder.parent / "kd"))
         origin = {"base": model_identity(config.model), "seed": seed}
-        facts = {"fingerprint": print_of, **origin, **_learn(job, progress)}
+        facts = {"fingerprint": print_of, **origin, **_learn(job, progress, answer)}
         for name in facts["epoch_folders"]:
             mark_complete(work / "student" / name, {**origin, "student": print_of, "epoch": int(Path(name).name)})
         mark_complete(work / "student", facts)
@@ -101,7 +105,7 @@ def help_to_train() -> int:
     return 0
 
 
-def _learn(job: Job, progress: Callable[[int, int], object]) -> dict[str, Any]:
+def _learn(job: Job, progress: Callable[[int, int], object], answer: Answer | None = None) -> dict[str, Any]:
     """Train a student in `job.work`; returns facts about it. Where memory runs out, half as many examples at once."""
     pairs, config, seed, work, cache = job
     _, _, transformers = import_training()
@@ -125,7 +129,7 @@ def _learn(job: Job, progress: Callable[[int, int], object]) -> dict[str, Any]:
     }
     while True:
         try:
-            return facts | _fine_tune(student, examples, dev_examples, config, seed, work, progress, soft)
+            return facts | _fine_tune(student, examples, dev_examples, config, seed, work, progress, soft, answer)
         except TooLittleMemory:
             config = _with_less_at_once(config)
         del student  # its weights have changed, and two would need more memory still
@@ -183,6 +187,7 @@ def _fine_tune(
     work: Path,
     progress: Callable[[int, int], object],
     soft: SoftTargets | None,
+    answer: Answer | None,
 ) -> dict[str, Any]:
     """Train, from the newest whole checkpoint in `work` on, into its folder "student"; returns facts about it.
 
@@ -191,6 +196,7 @@ def _fine_tune(
     from safetensors import SafetensorError
     from torch import OutOfMemoryError
 
+    from cotdistill.dev_answers import DevAnswers, dev_accuracies
     from cotdistill.trainer import Keep, Watch, make_trainer
 
     checkpoint, before = ranks.shared(newest_whole(work) if ranks.first() else (None, {}))
@@ -198,7 +204,10 @@ def _fine_tune(
         say(f"{work.stem}: goes on from {checkpoint}")
     keep = Keep(config, work / "student", student.tokenizer)
     watch = Watch(progress, config.checkpoint_minutes, before.get("seconds", 0.0))
-    trainer = make_trainer(student, examples, dev_examples, config, seed, work, [watch, keep], soft)
+    callbacks = [watch, keep]
+    if config.dev_accuracy and dev_examples:  # in each process: they wait for the one that has an `answer`
+        callbacks.append(DevAnswers(answer, student, dev_examples, work.stem))
+    trainer = make_trainer(student, examples, dev_examples, config, seed, work, callbacks, soft)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except (OSError, SafetensorError) as error:
@@ -215,6 +224,7 @@ def _fine_tune(
         "epochs": state.epoch,
         "seconds": watch.seconds,
         "dev_losses": [(log["epoch"], log["eval_loss"]) for log in state.log_history if "eval_loss" in log],
+        "dev_accuracies": dev_accuracies(state.log_history),
         "selected_epoch": keep.epoch,
         "epoch_folders": keep.epoch_folders,
     }
@@ -240,6 +250,7 @@ def _unfinished(folder: Path, print_of: str) -> Iterator[Path]:
     mark = work / "fingerprint"
     if not (mark.is_file() and mark.read_text() == print_of):
         shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(log_folder(work), ignore_errors=True)  # of a student before
         write_atomic(mark, print_of)
     try:
         yield work

@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from cotdistill import ranks
-from cotdistill.checkpoints import seal
+from cotdistill.checkpoints import log_folder, seal
 from cotdistill.config import LoraConfig, StudentConfig
 from cotdistill.errors import BackendError, ConfigError, missing_extra
 from cotdistill.examples import BLANK, IGNORED, Example, LengthGrouped, collate, pack, parts
@@ -325,6 +325,7 @@ def make_trainer(
         logging_steps=10,
         logging_nan_inf_filter=False,  # what it would hide is an error here
         report_to=list(config.report_to),
+        run_name=str(work.with_suffix("")),  # for trackers that have the students of all runs in one place
         disable_tqdm=True,
         use_cpu=not on_gpu,
         dataloader_pin_memory=on_gpu,
@@ -353,6 +354,9 @@ def make_trainer(
     if not trainer.is_fsdp_enabled and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
         say("warning: accelerate has FSDP on GPUs only: each process holds the whole student (DDP).")
     trainer.remove_callback(transformers.PrinterCallback)
+    for callback in trainer.callback_handler.callbacks:
+        if getattr(callback, "logging_dir", "") is None:  # TensorBoard's would be in `work`, which goes at the end
+            callback.logging_dir = str(log_folder(work))
     for callback in callbacks:
         callback.trainer = trainer
     return trainer

@@ -25,17 +25,27 @@ REQUESTS_AT_ONCE = 4096  # sorted by length together
 class TransformersBackend:
     """A Hugging Face id or a local folder, on a GPU where there is one; `chat` uses its template.
 
-    `batch_size` in sequences. Raises `BackendError` if the model cannot be loaded.
+    `batch_size` in sequences; `loaded` is used in place of `model`, and nothing is said of it.
+    Raises `BackendError` if the model cannot be loaded.
     """
 
     def __init__(
-        self, model: str, chat: bool = False, system: str = "", batch_size: int = 64, trust_remote_code: bool = False
+        self,
+        model: str,
+        chat: bool = False,
+        system: str = "",
+        batch_size: int = 64,
+        trust_remote_code: bool = False,
+        loaded: LoadedModel | None = None,
     ) -> None:
         self.model = model
         self.trust_remote_code = trust_remote_code
         self.chat = chat
         self.system = system
         self.batch_size = batch_size
+        if loaded:
+            self.loaded = loaded
+        self.quiet = loaded is not None
 
     @cached_property
     def identity(self) -> Mapping[str, str]:
@@ -52,7 +62,7 @@ class TransformersBackend:
         while waiting := list(itertools.islice(iter(lambda: next(requests, None), None), REQUESTS_AT_ONCE)):
             for params in dict.fromkeys(request.params for request in waiting):
                 looped += yield from self._sample([request for request in waiting if request.params == params], params)
-        if looped:
+        if looped and not self.quiet:
             say(f"evaluate: {looped} texts that went on repeating themselves were ended early")
 
     def _sample(
