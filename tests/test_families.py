@@ -127,3 +127,14 @@ def test_merged_adapters_write_what_they_wrote_before(base: Path, tmp_path: Path
     merged = load_for_training(str(folder))
     assert mean_loss(merged, examples) == pytest.approx(unmerged, abs=1e-4)
     assert unmerged < mean_loss(load_for_training(str(base)), examples) - 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base", ["llama"], indirect=True)
+def test_a_compiled_model_learns_the_same(base: Path, tmp_path: Path, in_fp32: None) -> None:
+    losses = []
+    for compiled in (False, True):
+        folder = train(PAIRS, settings(base, compile=compiled), tmp_path / str(compiled), seed=0)
+        student = load_for_training(str(folder))
+        losses.append(mean_loss(student, [make_example(student, pair) for pair in PAIRS]))
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
