@@ -37,7 +37,7 @@ SHOWN = 8  # question ids of a batch
 ROWS = 256  # tokens whose whole distributions are there at once, in fp32
 # On a CPU, tokens x layers x width that are computed at once. More is a little faster, and takes gigabytes: all that
 # the backward pass needs.
-AT_ONCE = 4_400_000
+AT_ONCE = 5_500_000
 # On a CPU PyTorch's fused attention is slower than the plain one for shorter texts: its backward pass is.
 EAGER = 256  # tokens
 
