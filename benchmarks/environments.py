@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 class Failed(Exception):
@@ -41,6 +43,18 @@ def set_up(environment: str, pins: Sequence[str], folder: Path) -> None:
         shutil.rmtree(target, ignore_errors=True)
         raise Failed(f"did not install: {last_line(error.stderr)}") from None
     (target / "pins.txt").write_text("\n".join(pins))
+
+
+def measured(command: Sequence[str], environment: Mapping[str, str], seconds: int) -> dict[str, Any]:
+    """The JSON that a process of its own leaves as its last line. Raises `Failed`."""
+    try:
+        child = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=seconds)
+    except subprocess.CalledProcessError as error:
+        raise Failed(f"failed: {last_line(error.stderr)}") from None
+    except subprocess.TimeoutExpired:
+        raise Failed(f"took over {seconds} s") from None
+    found: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
+    return found
 
 
 def last_line(text: str) -> str:

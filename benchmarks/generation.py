@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ from statistics import median
 
 from platformdirs import user_cache_path
 
-from environments import Failed, interpreter, last_line, set_up
+from environments import Failed, interpreter, measured, set_up
 from loopback import loopback
 from machine import cores, describe, spread, verdict
 
@@ -123,21 +122,8 @@ def measure(name: str, scenario: Scenario, python: Path, seconds: float, pinned:
         kept.pop("PYTHONPATH", None)
     with loopback(scenario.latency, server_core) as server, tempfile.TemporaryDirectory() as home:
         before = server.stats()
-        try:
-            child = subprocess.run(
-                [*command, server.base_url, *flags],
-                env={**kept, **OFFLINE, "HOME": home},
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=CHILD_SECONDS,
-            )
-        except subprocess.CalledProcessError as error:
-            raise Failed(f"failed: {last_line(error.stderr)}") from None
-        except subprocess.TimeoutExpired:
-            raise Failed(f"took over {CHILD_SECONDS} s") from None
+        reply = measured([*command, server.base_url, *flags], {**kept, **OFFLINE, "HOME": home}, CHILD_SECONDS)
         after = server.stats()
-    reply = json.loads(child.stdout.splitlines()[-1])
     start, work = reply["start"], reply["work"]
     completions, wall = work["completions"] - start["completions"], work["wall"] - start["wall"]
     rate = completions / wall
@@ -192,12 +178,12 @@ def table(scenario: Scenario, found: dict[str, list[Measured]], skipped: dict[st
             yield f"| {row.label} | skipped: {skipped[name]} | | | | | |"
         elif all_rounds := found.get(name):
             several = f" ({all_rounds[0].a_request:.0f} a request)" if name == "ours_n8" else ""
-            measured = [spread([getattr(one, field) for one in all_rounds]) for field in ("rate", "cpu")]
+            figures = [spread([getattr(one, field) for one in all_rounds]) for field in ("rate", "cpu")]
             times = [
                 spread(values, 1) if not name.startswith("ours") else "" for values in ratios(found, name).values()
             ]
             busy = [spread([100 * getattr(one, field) for one in all_rounds]) for field in ("busy", "server_busy")]
-            yield f"| {' | '.join([row.label + several, *measured, *times, *busy])} |"
+            yield f"| {' | '.join([row.label + several, *figures, *times, *busy])} |"
     yield ""
 
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -32,7 +31,7 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
-from environments import Failed, interpreter, last_line, set_up
+from environments import Failed, interpreter, measured, set_up
 from machine import describe, spread, verdict
 
 PINS = ("torch==2.13.0", "transformers==5.23.0", "trl==1.16.0")
@@ -107,21 +106,8 @@ def measure(way: str, python: Path, model: Path, pairs: Path, arguments: argpars
     kept = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     if python != Path(sys.executable):
         kept.pop("PYTHONPATH", None)
-    try:
-        child = subprocess.run(
-            [*command, f"--examples={arguments.examples}", f"--batch={arguments.batch}"],
-            env=kept,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=CHILD_SECONDS,
-        )
-    except subprocess.CalledProcessError as error:
-        raise Failed(f"failed: {last_line(error.stderr)}") from None
-    except subprocess.TimeoutExpired:
-        raise Failed(f"took over {CHILD_SECONDS} s") from None
-    found: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
-    return found
+    flags = [f"--examples={arguments.examples}", f"--batch={arguments.batch}"]
+    return measured([*command, *flags], kept, CHILD_SECONDS)
 
 
 def rounds(model: Path, pairs: Path, arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:

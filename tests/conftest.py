@@ -6,10 +6,12 @@ import gc
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from servers import Server, start_server
+from tiny import tiny_model, tiny_t5
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: threads that spin take another's core
 
@@ -19,6 +21,18 @@ def server() -> Iterator[Server]:
     """A server on loopback that answers every request."""
     with start_server() as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny causal student, to be trained."""
+    return tiny_model(tmp_path_factory.mktemp("tiny") / "base")
+
+
+@pytest.fixture(scope="module")
+def t5_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny encoder-decoder one."""
+    return tiny_t5(tmp_path_factory.mktemp("tiny") / "t5")
 
 
 @pytest.fixture

@@ -15,21 +15,10 @@ from cotdistill.checkpoints import MARK, newest_whole, seal
 from cotdistill.config import LoraConfig, StudentConfig
 from cotdistill.records import Pair
 from cotdistill.train import train, trained_facts
-from tiny import tiny_model, tiny_t5
 
 PAIRS = [Pair(f"q{i}", 0, f"{i}+{i}? ###", f" {'so ' * i}{i} plus {i} --> {2 * i} END") for i in range(12)]
 STEPS = 8  # of two examples: two and two thirds epochs of three steps, with a quarter of the pairs held out
 ALWAYS = 1e-9  # minutes between checkpoints
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("tiny") / "base")
-
-
-@pytest.fixture(scope="module")
-def t5_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_t5(tmp_path_factory.mktemp("tiny") / "t5")
 
 
 def settings(base: Path, **changes: Any) -> StudentConfig:

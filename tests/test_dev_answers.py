@@ -17,19 +17,8 @@ from cotdistill.methods import METHODS, methods
 from cotdistill.models import LoadedModel
 from cotdistill.records import Pair, Question
 from cotdistill.train import split_dev, train, trained_facts
-from tiny import tiny_model, tiny_t5
 
 QUESTIONS = [Question(f"q{i}", f"{i}+{i}?", str(2 * i)) for i in range(8)]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("tiny") / "base")
-
-
-@pytest.fixture(scope="module")
-def t5_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_t5(tmp_path_factory.mktemp("tiny") / "t5")
 
 
 def settings(base: Path, **changes: Any) -> StudentConfig:

@@ -23,11 +23,6 @@ from tiny import tiny_model
 PAIRS = [Pair(f"q{i}", 0, f"{i}+{i}? ###", f" {'so ' * i}{i} plus {i} --> {2 * i} END") for i in range(8)]
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("tiny") / "base")
-
-
 def settings(base: Path, **changes: Any) -> StudentConfig:
     values = {"steps": 12, "batch_size": 2, "learning_rate": 1e-2, "dev_fraction": 0.0}
     return StudentConfig.model_validate({"model": str(base), **values, **changes})

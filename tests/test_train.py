@@ -24,24 +24,14 @@ from cotdistill.records import Pair
 from cotdistill.train import split_dev, train, trained_facts
 from cotdistill.trainer import make_trainer
 from losses import mean_loss
-from tiny import CHAT, tiny_bart, tiny_model, tiny_t5
+from tiny import CHAT, tiny_bart, tiny_model
 
 PAIRS = [Pair(f"q{i}", 0, f"{i}+{i}? ###", f" {'so ' * i}{i} plus {i} --> {2 * i} END") for i in range(8)]
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("tiny") / "base")
-
-
-@pytest.fixture(scope="module")
 def chat_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("tiny") / "chat", chat=True)
-
-
-@pytest.fixture(scope="module")
-def t5_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_t5(tmp_path_factory.mktemp("tiny") / "t5")
 
 
 def settings(base: Path, **changes: Any) -> StudentConfig:

@@ -343,7 +343,7 @@ def main(arguments: list[str] | None = None, leave: Callable[[int], None] = sys.
         if not ranks.first():
             from cotdistill.train import help_to_train
 
-            leave(help_to_train())
+            return leave(help_to_train())
         code = app(words, prog_name="cotdistill", standalone_mode=False) or 0
         if code == INTERRUPTED:  # typer turns a Ctrl-C into this
             raise KeyboardInterrupt

@@ -107,7 +107,7 @@ def help_to_train() -> int:
 
 def _learn(job: Job, progress: Callable[[int, int], object], answer: Answer | None = None) -> dict[str, Any]:
     """Train a student in `job.work`; returns facts about it. Where memory runs out, half as many examples at once."""
-    pairs, config, seed, work, cache = job
+    pairs, config, seed, work, _ = job
     _, _, transformers = import_training()
     from cotdistill.examples import make_example
 
@@ -118,7 +118,7 @@ def _learn(job: Job, progress: Callable[[int, int], object], answer: Answer | No
     fitting = _fitting(pairs, tokenised, limit, config.over_long)
     examples, dev_examples = ([tokenised[p] for p in side] for side in split_dev(fitting, config.dev_fraction, seed))
     longest = max(example.length for example in examples)
-    student, soft = _with_teacher(student, [tokenised[p] for p in fitting], config, seed, cache)
+    student, soft = _with_teacher(student, [tokenised[p] for p in fitting], job)
     say(f"{work.stem}: {len(examples)} examples, the longest of {longest} tokens, and {len(dev_examples)} held out")
     facts = {
         "pairs": len(pairs),
@@ -129,9 +129,9 @@ def _learn(job: Job, progress: Callable[[int, int], object], answer: Answer | No
     }
     while True:
         try:
-            return facts | _fine_tune(student, examples, dev_examples, config, seed, work, progress, soft, answer)
+            return facts | _fine_tune(student, examples, dev_examples, soft, job, progress, answer)
         except TooLittleMemory:
-            config = _with_less_at_once(config)
+            job = job._replace(config=_with_less_at_once(job.config))
         del student  # its weights have changed, and two would need more memory still
         free_memory()
         student = _load_student(config)
@@ -143,21 +143,22 @@ def _load_student(config: StudentConfig) -> LoadedModel:
 
 
 def _with_teacher(
-    student: LoadedModel, examples: Sequence[Example], config: StudentConfig, seed: int, cache: Path
+    student: LoadedModel, examples: Sequence[Example], job: Job
 ) -> tuple[LoadedModel, SoftTargets | None]:
     """The student, loaded anew if the teacher had to be, and what that teacher says; nothing where there is none."""
     from cotdistill.kd import SoftTargets
 
+    config = job.config
     if config.kd is None:
         return student, None
-    soft = SoftTargets(student, examples, config.kd, cache, config.trust_remote_code)
+    soft = SoftTargets(student, examples, config.kd, job.cache, config.trust_remote_code)
     if soft.missing:
         # Student and teacher are never in memory together. (Weights in 4 bits cannot go to "meta".)
         for weights in student.model.parameters():
             weights.data = weights.data.new_empty(0)
         free_memory()
         soft.compute()
-        import_training()[2].set_seed(seed)  # as before the first load: a missing weight is drawn
+        import_training()[2].set_seed(job.seed)  # as before the first load: a missing weight is drawn
         student = _load_student(config)
     return student, soft
 
@@ -182,14 +183,12 @@ def _fine_tune(
     student: LoadedModel,
     examples: Sequence[Example],
     dev_examples: Sequence[Example],
-    config: StudentConfig,
-    seed: int,
-    work: Path,
-    progress: Callable[[int, int], object],
     soft: SoftTargets | None,
+    job: Job,
+    progress: Callable[[int, int], object],
     answer: Answer | None,
 ) -> dict[str, Any]:
-    """Train, from the newest whole checkpoint in `work` on, into its folder "student"; returns facts about it.
+    """Train, from the newest whole checkpoint in `job.work` on, into its folder "student"; returns facts about it.
 
     Raises `TooLittleMemory` where that many examples at once do not fit.
     """
@@ -199,6 +198,7 @@ def _fine_tune(
     from cotdistill.dev_answers import DevAnswers, dev_accuracies
     from cotdistill.trainer import Keep, Watch, make_trainer
 
+    config, work = job.config, job.work
     checkpoint, before = ranks.shared(newest_whole(work) if ranks.first() else (None, {}))
     if checkpoint:
         say(f"{work.stem}: goes on from {checkpoint}")
@@ -207,7 +207,7 @@ def _fine_tune(
     callbacks = [watch, keep]
     if config.dev_accuracy and dev_examples:  # in each process: they wait for the one that has an `answer`
         callbacks.append(DevAnswers(answer, student, dev_examples, work.stem))
-    trainer = make_trainer(student, examples, dev_examples, config, seed, work, callbacks, soft)
+    trainer = make_trainer(student, examples, dev_examples, config, job.seed, work, callbacks, soft)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except (OSError, SafetensorError) as error:

@@ -69,8 +69,8 @@ def summed_loss(logits: Any, targets: Any) -> Any:
     def of(rows: Any, labels: Any) -> Any:
         return cross_entropy(rows.float(), labels, ignore_index=IGNORED, reduction="sum")
 
-    parts = zip(logits.split(ROWS), targets.split(ROWS), strict=True)
-    losses = [checkpoint(of, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+    split = zip(logits.split(ROWS), targets.split(ROWS), strict=True)
+    losses = [checkpoint(of, *some, use_reentrant=False, preserve_rng_state=False) for some in split]
     return torch.stack(losses).sum()
 
 
