@@ -169,6 +169,12 @@ def test_it_stops_early_when_the_dev_loss_no_longer_falls(base: Path, tmp_path: 
     assert len({json.dumps(one["weights"]) for one in facts.values()}) == 1
 
 
+@pytest.mark.parametrize(("attention", "words"), [("flsh", "'flsh'"), ("flash_attention_2", "FlashAttention2")])
+def test_an_attention_that_is_not_there(base: Path, tmp_path: Path, attention: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=rf"student\.attention: .*{words}"):
+        train(PAIRS, settings(base, attention=attention), tmp_path / "student", seed=0)
+
+
 def test_a_tracker_that_is_not_there(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"student\.report_to: .*nobody"):
         train(PAIRS, settings(base, report_to=["nobody"]), tmp_path / "student", seed=0)

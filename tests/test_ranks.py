@@ -169,3 +169,4 @@ def test_a_mistake_ends_all_processes(
     done = launch(folder, "mistake", variables, more)
     assert done.returncode != 0
     assert words in done.stderr
+    assert "cotdistill/cli.py" not in done.stderr, "a traceback"

@@ -283,6 +283,11 @@ def _load(name: str, dtype: Any, trust_remote_code: bool, attention: str = "", f
         key = "lora.four_bit" if "bitsandbytes" in str(error) else "attention"
         raise ConfigError(f"student.{key}: {str(error).splitlines()[0]}") from None
     except (OSError, ValueError, SafetensorError) as error:
+        if attention and "attn_implementation" in str(error):
+            raise ConfigError(
+                f"student.attention: {name!r} cannot be loaded with {attention!r}.\n"
+                "Use eager, sdpa, flash_attention_2 or another of transformers, or leave it out."
+            ) from None
         raise model_error(name, error) from None
     if tokenizer.eos_token_id is None:
         raise BackendError(f"the model {name!r} has no end-of-sequence token, so a student could not learn to stop.")

@@ -8,6 +8,7 @@ The first does the run. The others have none: they wait for what it trains, and 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -62,6 +63,7 @@ def part() -> None:
         import torch
 
         if first():
-            shared(None)
+            with suppress(RuntimeError):  # an error may have ended them before
+                shared(None)
         _talk.clear()
         torch.distributed.destroy_process_group()

@@ -277,7 +277,12 @@ def fingerprint(pairs: Sequence[Pair], config: StudentConfig, seed: int) -> str:
 
 
 def refuse_other_kinds(config: StudentConfig) -> None:
-    """Raise `ConfigError` for what an encoder-decoder student, or a causal one, cannot be trained with."""
+    """Raise `ConfigError` for what such a student, or so many processes, cannot be trained with."""
+    if config.batch_size % ranks.processes():
+        raise ConfigError(
+            f"student.batch_size: {config.batch_size} examples a step cannot be shared by {ranks.processes()} processes"
+            " alike."
+        )
     seq2seq = is_seq2seq(config.model)
     if seq2seq and config.format == "chat":
         raise ConfigError(f"student.format: {config.model!r} is an encoder-decoder model; chat is for causal ones.")

@@ -295,12 +295,7 @@ def make_trainer(
 ) -> CompletionTrainer:
     """A `Trainer` of `student` as `config` says, with checkpoints in `work`."""
     on_gpu = torch.cuda.is_available()
-    share, rest = divmod(config.batch_size, ranks.processes())
-    if rest:
-        raise ConfigError(
-            f"student.batch_size: {config.batch_size} examples a step cannot be shared by {ranks.processes()} processes"
-            " alike."
-        )
+    share = config.batch_size // ranks.processes()
     at_once = min(config.micro_batch_size or share, share)
     at_once = next(size for size in range(at_once, 0, -1) if share % size == 0)
     steps = config.steps or math.ceil(len(examples) / config.batch_size) * config.epochs
