@@ -130,6 +130,7 @@ def test_merged_adapters_write_what_they_wrote_before(base: Path, tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's compiler uses it on import
 @pytest.mark.parametrize("base", ["llama"], indirect=True)
 def test_a_compiled_model_learns_the_same(base: Path, tmp_path: Path, in_fp32: None) -> None:
     losses = []

@@ -147,10 +147,10 @@ def test_a_users_own_file_through_a_server(student: Path, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_killed_at_any_moment_it_ends_the_same_and_asks_nothing_twice(student: Path, tmp_path: Path) -> None:
-    """SIGKILL on the command while it buys; only what was in flight may be asked again."""
+    """SIGKILL on the command while it buys; asked again is what was in flight, or came just before the last commit."""
     data = write_questions(tmp_path / "mine.jsonl", 60)
     rng = random.Random(0)
-    with start_server("--latency", "0.05") as server:
+    with start_server("--latency", "0.3") as server:
         arguments = own_file_arguments(data, server.base_url, student, tmp_path / "killed")
         kills = 0
         for _ in range(6):
@@ -167,8 +167,8 @@ def test_killed_at_any_moment_it_ends_the_same_and_asks_nothing_twice(student: P
         whole = own_file_arguments(data, server.base_url, student, tmp_path / "whole")
         subprocess.run(command("curate", *whole), check=True, capture_output=True)
         needed = server.stats()["requests"] - asked
-    assert kills > 0
-    assert asked <= needed + kills * 4
+    assert kills > 2
+    assert asked <= needed + kills * (4 + 4)
     killed, undisturbed = files(tmp_path / "killed/mine"), files(tmp_path / "whole/mine")
     for name in ("generations.jsonl", "pairs.jsonl", "ledger.json"):
         assert killed[name] == undisturbed[name]

@@ -4,7 +4,7 @@
     True
 
 math-verify bounds its work by alarm signals, which reach Python code in a main thread only; 9**9**9 stays
-in one C call. Here the kernel's own alarm ends the worker, and another takes its place.
+in one C call. Here the kernel's own alarm ends the worker, or its limit of memory, and another takes its place.
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ import importlib.util
 import json
 import logging
 import re
+import resource
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 
 from cotdistill.errors import missing_extra
 from cotdistill.readers import LONGEST, plain, read_number
 from cotdistill.reading import UNFINISHED
 
 SECONDS = 0.5  # of the processor, for one question to the worker; another process that is busy changes no answer
+MEMORY = 3 * 2**28  # bytes, where the kernel counts them
 TRIES = 2  # of a question on which the worker ends, as when somebody kills it or it crashes
 # Brackets in brackets, powers of powers and powers of four digits: no answer has them, and they take the longest.
 TOO_MUCH = re.compile(
@@ -69,6 +72,8 @@ def serve() -> None:
         return bool(equal) if len(parsed) == 2 else bool(parsed[0])
 
     answer(["(x+1)^2", "x^2+2x+1"])  # loads what takes longer than a question
+    with suppress(ValueError):  # there is a lower limit, or the system has none
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))  # what needs more ends this process too
     for line in sys.stdin:
         signal.setitimer(signal.ITIMER_PROF, SECONDS)  # nobody handles it: it ends this process
         reply = answer(json.loads(line))

@@ -37,7 +37,7 @@ from cotdistill.schema import checksum_of, connect, open_store, open_to_read
 
 KEYS_A_QUERY = (1, 8, 32, 256)
 ITEMS_A_COMMIT = 256
-GATHER_SECONDS = 0.02  # a kill loses what came in that time, besides what was in flight
+GATHER_SECONDS = 0.02  # between commits: a kill loses what came in that time, besides what was in flight
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # as over NFS without its lock daemon
 BATCHES_WAITING = 256  # for the disk, before whoever brings more has to wait as well
 
@@ -156,9 +156,9 @@ class Store:
     ) -> Iterator[Callable[[Sequence[Row | Mark]], None]]:
         """A function that stores items soon, in a thread; `committed` hears there what is on the disk.
 
-        A commit waits `GATHER_SECONDS` for company: large ones are half the work of small ones. All is on
-        the disk when the block ends, however it ends. The function raises what stopped the thread, such as
-        a full disk; without items it does only that.
+        Commits are `GATHER_SECONDS` apart, the first at once: large ones are half the work of small ones, and
+        what comes seldom need not wait. All is on the disk when the block ends, however it ends. The function
+        raises what stopped the thread, such as a full disk; without items it does only that.
         """
         queue: SimpleQueue[Sequence[Row | Mark] | None] = SimpleQueue()
         failed: list[BaseException] = []
@@ -166,13 +166,14 @@ class Store:
         def work() -> None:
             try:
                 with errors_named(self.path), closing(connect(self.path)) as db:
-                    items = queue.get()
+                    items, until = queue.get(), 0.0
                     while items is not None:
-                        batch, until = [*items], time.monotonic() + GATHER_SECONDS
+                        batch = [*items]
                         while len(batch) < ITEMS_A_COMMIT and (items := _next(queue, until)):
                             batch += items
                         _write(db, batch)
                         committed(batch)
+                        until = time.monotonic() + GATHER_SECONDS
                         if items is not None:
                             items = queue.get()
             except BaseException as error:  # noqa: BLE001 - raised where the rows come from
