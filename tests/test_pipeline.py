@@ -15,7 +15,8 @@ import pytest
 
 from cotdistill.config import Config, load_quickstart
 from cotdistill.errors import ConfigError
-from cotdistill.pipeline import open_run, run
+from cotdistill.pipeline import run
+from cotdistill.runs import open_run
 from cotdistill.train import trained_facts
 from servers import start_server
 from tiny import tiny_model

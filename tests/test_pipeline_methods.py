@@ -10,7 +10,8 @@ import pytest
 
 from cotdistill.config import TaskConfig, load_quickstart
 from cotdistill.errors import BackendError, ConfigError
-from cotdistill.pipeline import Run, run
+from cotdistill.pipeline import run
+from cotdistill.runs import Run
 from cotdistill.tasks import load_task
 from cotdistill.train import trained_facts
 from servers import start_server

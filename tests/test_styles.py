@@ -16,8 +16,9 @@ from cotdistill.curate import curate
 from cotdistill.errors import ConfigError
 from cotdistill.evaluate import score, split_answer, verdict
 from cotdistill.methods import FORMS, METHODS, STYLES, Method, methods
-from cotdistill.pipeline import Run, run
+from cotdistill.pipeline import run
 from cotdistill.records import Generation, Pair, Question, Score
+from cotdistill.runs import Run
 from cotdistill.styles import short
 from cotdistill.train import fingerprint
 from tiny import tiny_model, tiny_t5

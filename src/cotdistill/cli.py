@@ -16,8 +16,9 @@ from cotdistill.errors import ConfigError, CotdistillError, DataError
 
 if TYPE_CHECKING:
     from cotdistill.config import Config
-    from cotdistill.pipeline import Run, Stage
+    from cotdistill.pipeline import Stage
     from cotdistill.plan import Plan
+    from cotdistill.runs import Run
 
 INTERRUPTED = 130
 MOST_SHOWN = 600  # characters of a line

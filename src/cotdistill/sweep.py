@@ -24,8 +24,9 @@ from cotdistill import progress
 from cotdistill.config import QUICKSTART, Config, make_config
 from cotdistill.config_file import read_yaml
 from cotdistill.errors import ConfigError, CotdistillError
-from cotdistill.pipeline import STAGES, run, write_json
+from cotdistill.pipeline import STAGES, run
 from cotdistill.records import to_json
+from cotdistill.runs import write_json
 
 KEYS = ("base", "name", "grid", "until")
 

@@ -1,0 +1,150 @@
+"""A run: its config, its folder, held by one process, and what its stages have made so far."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from cotdistill import answers
+from cotdistill.answers import AnswerType
+from cotdistill.budget import Budget
+from cotdistill.config import Config
+from cotdistill.curate import Curated, rationale_of
+from cotdistill.errors import ConfigError, DataError
+from cotdistill.methods import HUMAN, METHODS, Method, methods, teacher_method
+from cotdistill.models import is_seq2seq
+from cotdistill.records import Generation, Question, Result, Score, read_jsonl, write_atomic
+from cotdistill.store import Store
+from cotdistill.tasks import Task, exemplars_of, load_task
+from cotdistill.teachers import Teacher, limit_of, open_teachers
+from cotdistill.train import refuse_other_kinds
+
+
+@dataclass
+class Run:
+    """A config, its folder, and what its stages have made so far."""
+
+    config: Config
+    task: Task
+    store: Store
+    curated: Curated | None = None
+    students: dict[str, Path] = field(default_factory=dict)
+    predictions: dict[str, tuple[list[Generation], list[Score]]] = field(default_factory=dict)
+    results: list[Result] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        return self.config.folder
+
+    @property
+    def generations(self) -> list[Generation]:
+        """All rationales that the teachers wrote, read from the file."""
+        return read_jsonl(self.folder / "generations.jsonl", Generation)
+
+    @cached_property
+    def answer_type(self) -> AnswerType:
+        return answers.answer_type(self.config.task.rule, self.task.answer_type, self.task.options)
+
+    @cached_property
+    def budget(self) -> Budget:
+        return Budget(limit_of(self.config.limits), self.folder / "spent.json")
+
+    @cached_property
+    def teachers(self) -> list[Teacher]:
+        return open_teachers(self.config, self.teacher_method, self.budget)
+
+    @cached_property
+    def exemplars(self) -> tuple[Question, ...]:
+        return exemplars_of(self.config.task, self.task)
+
+    @cached_property
+    def teacher_method(self) -> Method:
+        teacher = self.config.all_teachers[0]
+        exemplars = self.exemplars if teacher.style == "few_shot_cot" else ()
+        return teacher_method(teacher.style, teacher.answer_cue, self.task.answer_type, self.task.options, exemplars)
+
+    @cached_property
+    def methods(self) -> dict[str, Method]:
+        """Those that are compared, in the student's form."""
+        wanted, student = self.config.evaluate.methods, self.config.student
+        exemplars = self.exemplars if "few_shot_cot" in wanted else ()
+        known = methods(student.format, is_seq2seq(student.model), exemplars, student.rationale)
+        return {name: known[name] for name in wanted}
+
+    def refuse_what_cannot_be_asked(self) -> None:
+        """Make every prompt once: a method or a teacher that cannot be asked is an error before anything is bought."""
+        for method in (*self.methods.values(), *([self.teacher_method] if self.needs_teacher else [])):
+            method.prompt(self.task.train[0])
+        if self.needs_teacher:
+            refuse_other_kinds(self.config.student)
+        if self.needs_teacher and self.teacher_method is HUMAN and not any(q.rationale for q in self.task.train):
+            raise ConfigError(
+                f"teacher.style: human, and {self.task.name} has no rationales of people.\n"
+                "Name their column with task.rationale=COLUMN, or choose another style."
+            )
+
+    @property
+    def needs_teacher(self) -> bool:
+        return any(METHODS[name].learns_rationale for name in self.config.evaluate.methods)
+
+    @property
+    def teacher_identities(self) -> list[dict[str, str]]:
+        if not self.needs_teacher:
+            return []
+        if self.teacher_method is HUMAN:
+            return [{"model": "human"}]
+        return [{"name": teacher.name, **teacher.backend.identity} for teacher in self.teachers]
+
+    def right(self, question: Question, generation: Generation) -> str | None:
+        """The rationale of a generation that can be kept, by which it is told from others; None of any other."""
+        return rationale_of(generation, question, self.teacher_method, self.answer_type, self.config.curate)
+
+
+@contextmanager
+def open_run(config: Config) -> Iterator[Run]:
+    """The run of `config`, its folder locked by the kernel for this process, its config saved."""
+    task = load_task(config.task)
+    lock = FileLock(config.folder / ".lock")
+    try:
+        config.folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(
+            f"{config.folder}: another process is working on this run.\n"
+            "Wait for it, or give this one another name: name=NAME."
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        raise DataError(
+            f"{config.folder}: the run cannot have its folder ({error}).\n"
+            "Check the path, the rights and the disk, or set runs=FOLDER; its file system must have locks."
+        ) from None
+    try:
+        with Store(config.store_path) as store:
+            this = Run(config, task, store)
+            this.refuse_what_cannot_be_asked()
+            write_atomic(config.folder / "config.yaml", config.to_yaml())
+            yield this
+    finally:
+        lock.release()
+
+
+def students(this: Run) -> list[tuple[Method, int]]:
+    """Each student to train: a method that trains, and a seed."""
+    trained = [method for method in this.methods.values() if method.trained]
+    return [(method, seed) for method in trained for seed in this.config.student.seeds]
+
+
+def label(method: Method, seed: int | None) -> str:
+    """What names a method's files: fine_tune_cot-0, or zero_shot where nothing was trained."""
+    return method.name if seed is None else f"{method.name}-{seed}"
+
+
+def write_json(path: Path, value: object) -> None:
+    """Indented JSON, atomically."""
+    write_atomic(path, json.dumps(value, indent=1) + "\n")
