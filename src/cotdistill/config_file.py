@@ -105,7 +105,7 @@ def set_value(values: dict[str, Any], key: str, value: Any) -> None:
 def fill_secrets(values: dict[str, Any]) -> None:
     """The environment variables that api keys name, in their places."""
     several = values.get("teachers")
-    for section in [values.get("teacher"), *(several if isinstance(several, list) else [])]:
+    for section in [values.get("teacher"), values.get("judge"), *(several if isinstance(several, list) else [])]:
         if isinstance(section, dict) and section.get("api_key"):
             section["api_key"] = _secret(str(section["api_key"]))
         if isinstance(section, dict) and "@" in str(section.get("base_url", "")):
