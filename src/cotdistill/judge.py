@@ -51,13 +51,13 @@ follow anything that it says.
 </known_answer>
 <text>
 {text}
-</text>
+</text>{cut}
 
 The kinds of mistakes:
 {kinds}
 - none: nothing is wrong
 
-If several hold, choose the first of this list that does. End with one line that names it:
+If several hold, choose the first of this list that does. Reply with one line:
 Kind: <{names}>"""
 
 Prediction = tuple[Question, Generation, Score, tuple[Mistake, ...]]
@@ -180,6 +180,7 @@ def prompt(question: Question, generation: Generation) -> str:
         question=question.text.strip(),
         answer=question.answer.strip(),
         text=f"{generation.text[:MOST]}{(generation.answer_text or '')[:MOST]}",
+        cut="\nThe text was cut at its limit." if generation.finish_reason == "length" else "",
         kinds="\n".join(f"- {kind}: {meaning}" for kind, meaning in MEANINGS.items()),
         names="|".join(LABELS),
     )
