@@ -18,6 +18,7 @@ from cotdistill.mistakes import (
     KINDS,
     MEANINGS,
     MEASURED,
+    MOST,
     MOST_FOUND,
     MOST_SHOWN,
     Measured,
@@ -121,6 +122,16 @@ TEXTS: list[tuple[Question, str, Category, str, bool, list[tuple[str, str]]]] = 
     (FIGS, "She has 7 figs. So she paid for 4.", "correct", "number", False, []),
     (FIGS, "She had 3. So she has 6 figs.", "wrong", "number", False, [("other", "")]),
     (FIGS, "She had 3. So she has 6", "correct", "number", True, [("truncated", "")]),
+    (FIGS, "She has 3 + 4 = 1", "truncated", "number", True, [("truncated", "")]),  # 1 may go on
+    (FIGS, "2 + 2 = 5 and so 3 + 4 = 1", "wrong", "number", True, [("calculation", "2 + 2 = 5"), ("truncated", "")]),
+    (
+        FIGS,
+        "She had 3. So " + " ".join(f"word{i}" for i in range(MOST // 5)),
+        "correct",
+        "number",
+        False,
+        [],
+    ),  # its end is not read
     (FIGS, "She had three. So she has seven.", "correct", "number", False, []),
     (FIGS, "I do not know.", "correct", "number", False, []),
     (DATES, "So today is May 2, 2021.", "correct", "choice", False, [("false_step", "So today is May 2, 2021.")]),

@@ -76,9 +76,10 @@ def predict(this: Run, method: Method, seed: int | None, backend: Backend) -> Re
     free_memory()  # of the student before
     scores = [score(g, q, method, this.answer_type) for g, q in zip(generations, questions, strict=True)]
     this.predictions[name] = generations, scores
+    by_id = {question.id: question for question in questions}
     this.mistakes[name] = [
-        mistakes_of(g, q, s, method, this.answer_type, this.task.answer_type)
-        for g, q, s in zip(generations, questions, scores, strict=True)
+        mistakes_of(g, by_id[g.question_id], s, method, this.answer_type, this.task.answer_type)
+        for g, s in zip(generations, scores, strict=True)
     ]
     write_predictions(this, name)
     result = evaluate(generations, scores, method, seed)

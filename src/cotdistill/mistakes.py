@@ -134,7 +134,8 @@ class Measured:
 
 PEOPLE = "people, who read other outputs of this teacher"
 A_MODEL = "the language model that wrote the rules"
-# On Date Understanding outputs of text-davinci-002; docs/errors.md says what these labels are worth.
+MEASURED_ON = "Date Understanding, outputs of text-davinci-002 with a right answer"
+# docs/errors.md says what these labels are worth.
 MEASURED: tuple[Measured, ...] = (
     Measured("any", PEOPLE, n=137, bad=33, fired=9, hits=3),
     Measured("false_step", PEOPLE, n=137, bad=33, fired=5, hits=2),
@@ -153,12 +154,13 @@ def mistakes(question: Question, text: str, score: Score, answer_type: str, cut:
     """
     if score.category == "error":
         return ()
-    read = text[:MOST]
+    whole = len(text) <= MOST and not cut
+    read = text if whole else text[:MOST].rpartition(" ")[0]  # 3 + 4 = 1 may go on as 12
     steps = list(_steps(read, question))
     false = [step.words[:MOST_SHOWN] for step in steps if _false(step, read)]
     found = [Mistake("calculation", words) for words in _few(false)]
     if score.correct:
-        wrong = false or ([] if cut else _other_conclusion(question, read, answer_type))
+        wrong = false or (_other_conclusion(question, read, answer_type) if whole else [])
         found += [Mistake("false_step", words) for words in _few(wrong)]
     if loops(" ".join(text[-MOST:].split())):
         found.append(Mistake("repetition"))
