@@ -57,7 +57,7 @@ def calculations(text: str) -> Iterator[str]:
 
 # What an expression comes to -----------------------------------------------------------------------
 
-NUMBER = re.compile(r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?")
+NUMBER = re.compile(r"(?:[0-9]{1,3}(?:,[0-9]{3}){1,16}|[0-9]{1,51})(?:\.[0-9]{1,50})?")
 PART = re.compile(rf"(?<![A-Za-z])x(?![A-Za-z])|(?!x){SIGN}|[0-9][0-9,]*(?:\.[0-9]+)?%?|[()]")
 Number = int | Fraction
 RANKS: dict[str, tuple[int, Callable[[Number, Number], Number]]] = {
@@ -103,9 +103,13 @@ def _atom(parts: list[str], percent: Number) -> Number:
         return inner
     if not NUMBER.fullmatch(part.removesuffix("%")):
         raise ValueError(f"no number: {part}")
-    figures = part.removesuffix("%").replace(",", "")
-    number: Number = Fraction(figures) if "." in figures else int(figures)
-    return number * percent if part.endswith("%") else number
+    return number(part[:-1]) * percent if part.endswith("%") else number(part)
+
+
+def number(figures: str) -> Number:
+    """What NUMBER matches, exactly."""
+    figures = figures.replace(",", "")
+    return Fraction(figures) if "." in figures else int(figures)
 
 
 def _power(base: Number, exponent: Number) -> Number:

@@ -19,7 +19,7 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from cotdistill.answers import TYPED, AnswerType
-from cotdistill.equations import NUMBER, Number, calculations, value
+from cotdistill.equations import NUMBER, Number, calculations, number, value
 from cotdistill.evaluate import split_answer
 from cotdistill.filters import loops
 from cotdistill.methods import Method
@@ -290,10 +290,10 @@ def _computes(question: Question, answer_type: str) -> bool:
 
 def _given(text: str) -> set[Number]:
     """The numbers that a question gives, in figures or words."""
-    given = {number for match in NUMBER.finditer(text) if (number := value(match[0])) is not None}
+    given = set(map(number, NUMBER.findall(text)))
     given |= {WORDS[re.sub(r"\s", "-", match[0].lower())] for match in NUMBER_WORD.finditer(text)}
-    given |= {number for word in re.findall(r"[a-z]+", text.lower()) for number in SAID.get(word, ())}
-    given |= {int(number) for number in re.findall(r"([0-9]{1,9})(?:st|nd|rd|th)\b", text)}
+    given |= {said for word in re.findall(r"[a-z]+", text.lower()) for said in SAID.get(word, ())}
+    given |= {int(figures) for figures in re.findall(r"([0-9]{1,9})(?:st|nd|rd|th)\b", text)}
     given |= {Fraction(int(a), int(b)) for a, b in re.findall(r"\b([0-9]{1,9})/([1-9][0-9]{0,8})\b", text)}
     return given
 
@@ -301,36 +301,35 @@ def _given(text: str) -> set[Number]:
 def _misread(question: Question, text: str, steps: Sequence[_Step]) -> Iterator[str]:
     """Equations with a number that neither the question gives nor the text has computed before."""
     known = _given(f"{question.text} {' '.join(question.choices)}")
-    said = ((match.start(), value(match[0])) for match in NUMBER.finditer(text))
-    prose = deque((start, number) for start, number in said if number is not None)
+    prose = deque((match.start(), number(match[0])) for match in NUMBER.finditer(text))
     for step in steps:
         if len(known) > MOST_NUMBERS:
             return
         while prose and prose[0][0] < step.start:
-            if _explained(number := prose.popleft()[1], known):
-                known.add(number)
-        if any(not _explained(number, known) for number in _operands(step)):
+            if _explained(said := prose.popleft()[1], known):
+                known.add(said)
+        operands = _operands(step)
+        if not all(_explained(operand, known) for operand in operands):
             yield step.words[:MOST_SHOWN]
-        known |= {result for side in step.sides if (result := value(side)) is not None} | set(_operands(step))
+        known |= {result for side in step.sides if (result := value(side)) is not None} | {*operands}
 
 
 def _operands(step: _Step) -> list[Number]:
     """The numbers that an equation computes with: those of its sides, but for results."""
     sides = [side for i, side in enumerate(step.sides) if i == 0 or not SINGLE.fullmatch(side)]
-    found = (value(match[0]) for side in sides for match in NUMBER.finditer(side))
-    return [number for number in found if number is not None]
+    return [number(figures) for side in sides for figures in NUMBER.findall(side)]
 
 
 def _explained(number: Number, known: Set[Number]) -> bool:
     """Whether a number is known, or one operation makes it of two that are."""
     if number in KNOWN or number in known:
         return True
-    number = Fraction(number)
+    n = Fraction(number)
     return any(
-        number - a in known
-        or a - number in known
-        or number + a in known
-        or (a and (number / a in known or number * a in known))
-        or (number and a / number in known)
+        n - a in known
+        or a - n in known
+        or n + a in known
+        or (a and (n / a in known or n * a in known))
+        or a / n in known
         for a in (*known, 100)
     )
