@@ -134,6 +134,8 @@ TEXTS: list[tuple[Question, str, Category, str, bool, list[tuple[str, str]]]] = 
     ),  # its end is not read
     (FIGS, "She had three. So she has seven.", "correct", "number", False, []),
     (FIGS, "I do not know.", "correct", "number", False, []),
+    (Question("q", "3 - 8?", "-5"), "So it is -5.", "correct", "number", False, []),
+    (Question("q", "3 / 2?", "1.5"), "So it is 1 1/2.", "correct", "number", False, []),
     (DATES, "So today is May 2, 2021.", "correct", "choice", False, [("false_step", "So today is May 2, 2021.")]),
     (DATES, "So today is 5/1/2021.", "correct", "choice", False, []),
     (DATES, "Today is May 1, 2021. So tomorrow is May 2, 2021.", "correct", "choice", False, []),

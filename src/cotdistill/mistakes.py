@@ -267,9 +267,12 @@ def _other_conclusion(question: Question, text: str, answer_type: str) -> Iterat
         return
     known: object = read_date(answer) if answer_type == "date" else value(answer)
     said = _dates(text) if answer_type == "date" else _given(text)
-    concluded = None if known is None or known in said else TYPED[answer_type].find(text, ())
-    for sentence in reversed(SENTENCE_END.split(text)[-MOST_FOUND:] if concluded else []):
-        if concluded in TYPED[answer_type].candidates(sentence, ()):
+    reader = TYPED[answer_type]
+    concluded = None if known is None or known in said else reader.find(text, ())
+    if concluded is None or reader.equal(concluded, answer):
+        return
+    for sentence in reversed(SENTENCE_END.split(text)[-MOST_FOUND:]):
+        if concluded in reader.candidates(sentence, ()):
             yield sentence.strip()[:MOST_SHOWN]
             return
 
