@@ -95,8 +95,20 @@ def train_command(arguments: ConfigArgs = None) -> None:
 
 
 @app.command("evaluate")
-def evaluate_command(arguments: ConfigArgs = None, as_json: AsJson = False) -> None:
+def evaluate_command(
+    arguments: ConfigArgs = None,
+    judge: Annotated[
+        int, typer.Option(min=0, help="Have so many predictions labelled by the config's judge, beside the rules.")
+    ] = 0,
+    judge_method: Annotated[
+        str, typer.Option(help="Whose: a name of predictions/, as fine_tune-0. None: fine_tune_cot's first.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
     """Do what is missing, and measure every method on the test questions."""
+    if judge or judge_method:
+        show_judged(arguments, judge, judge_method, as_json)
+        return
     show_results(do(arguments, "evaluate"), as_json)
 
 
@@ -291,6 +303,16 @@ def show_plans(plans: list[Plan], as_json: bool) -> None:
         typer.echo(json.dumps([asdict(plan) for plan in plans], indent=1))
     else:
         typer.echo("\n".join(line for plan in plans for line in describe(plan)))
+
+
+def show_judged(arguments: list[str] | None, n: int, method: str, as_json: bool) -> None:
+    if not n:
+        raise ConfigError("--judge-method needs --judge N: how many predictions are labelled.")
+    config = read_config(arguments)
+    from cotdistill import judge
+
+    judged = judge.judge_run(config, n, method)
+    typer.echo(judge.as_json(judged) if as_json else "\n".join(judge.describe(judged)))
 
 
 def show_results(this: Run, as_json: bool) -> None:

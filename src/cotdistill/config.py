@@ -301,6 +301,7 @@ class Config(Section):
     curate: CurateConfig = CurateConfig()
     student: StudentConfig = StudentConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    judge: TeacherConfig | None = Field(None, description="who labels mistakes for evaluate --judge, as in teacher")
 
     @property
     def all_teachers(self) -> tuple[TeacherConfig, ...]:
@@ -335,7 +336,8 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """Everything resolved, but for secrets."""
-        values = self.model_dump(mode="json", exclude={"teacher": {"api_key"}, "teachers": {"__all__": {"api_key"}}})
+        key = {"api_key"}
+        values = self.model_dump(mode="json", exclude={"teacher": key, "judge": key, "teachers": {"__all__": key}})
         # ASCII only: PyYAML reads back a U+0085 that it wrote as it is as a space.
         return yaml.safe_dump(values, sort_keys=False)
 

@@ -10,6 +10,7 @@ from cotdistill.backends import Backend
 from cotdistill.evaluate import evaluate, score
 from cotdistill.generate import generate
 from cotdistill.methods import Method
+from cotdistill.mistakes import count, mistakes_of
 from cotdistill.models import drop_weights, free_memory
 from cotdistill.records import Result, to_json, write_atomic
 from cotdistill.runs import Run, label, students, write_json
@@ -22,7 +23,9 @@ def measure(this: Run) -> list[Result]:
     base = local_backend(this, this.config.student.model)
     results = [predict(this, method, None, base) for method in this.methods.values() if not method.trained]
     results += [predict_trained(this, method, seed) for method, seed in students(this)]
-    write_json(this.folder / "result.json", {"task": this.task.name, "results": [to_json(r) for r in results]})
+    found = {name: count(mistakes) for name, mistakes in this.mistakes.items()}
+    value = {"task": this.task.name, "results": [to_json(r) for r in results], "mistakes": found}
+    write_json(this.folder / "result.json", value)
     return results
 
 
@@ -73,6 +76,11 @@ def predict(this: Run, method: Method, seed: int | None, backend: Backend) -> Re
     free_memory()  # of the student before
     scores = [score(g, q, method, this.answer_type) for g, q in zip(generations, questions, strict=True)]
     this.predictions[name] = generations, scores
+    by_id = {question.id: question for question in questions}
+    this.mistakes[name] = [
+        mistakes_of(g, by_id[g.question_id], s, method, this.answer_type, this.task.answer_type)
+        for g, s in zip(generations, scores, strict=True)
+    ]
     write_predictions(this, name)
     result = evaluate(generations, scores, method, seed)
     if left_out := len(this.task.test) - len(questions):
@@ -86,8 +94,14 @@ def write_predictions(this: Run, name: str) -> None:
     generations, scores = this.predictions[name]
     by_id = {question.id: question for question in this.task.test}
     lines = [
-        {"question": by_id[g.question_id].text, "gold": by_id[g.question_id].answer, **to_json(g), **to_json(s)}
-        for g, s in zip(generations, scores, strict=True)
+        {
+            "question": by_id[g.question_id].text,
+            "gold": by_id[g.question_id].answer,
+            **to_json(g),
+            **to_json(s),
+            "mistakes": [to_json(mistake) for mistake in found],
+        }
+        for g, s, found in zip(generations, scores, this.mistakes[name], strict=True)
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     write_atomic(this.folder / "predictions" / f"{name}.jsonl", text)

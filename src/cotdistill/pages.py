@@ -40,6 +40,10 @@ def write_page(this: Run) -> None:
         ledger=curated.ledger if curated else {},
         questions=this.task.test,
         predictions=this.predictions,
+        mistakes={
+            name: {(g.question_id, g.index): found for g, found in zip(generations, this.mistakes[name], strict=True)}
+            for name, (generations, _) in this.predictions.items()
+        },
         manifest=manifest,
         pairs=curated.pairs[:5] if curated else [],
         dropped=curated.dropped if curated else [],

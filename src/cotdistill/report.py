@@ -24,6 +24,7 @@ from markupsafe import Markup
 from rich.table import Column, Table
 from rich.text import Text
 
+from cotdistill.mistakes import Mistake
 from cotdistill.records import CATEGORIES, Generation, Pair, Question, Result, Score, write_atomic
 
 # C0 but \t and \n, C1, direction marks and overrides, line separators, BOM, tag characters, and lone
@@ -46,7 +47,7 @@ class Page:
     `predictions` are by method and seed, as `fine_tune_cot-0`, or by method alone where nothing was
     trained. `ledger` is that of the run's folder, empty where no teacher was asked. `dropped` are
     rationales that were not kept. `dev_losses` are (epoch, loss), and
-    `dev_accuracies` (epoch, right, n), by method and seed.
+    `dev_accuracies` (epoch, right, n), by method and seed; `mistakes` by those, then question id and sample.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Page:
     warnings: Sequence[str] = ()
     dev_losses: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
     dev_accuracies: Mapping[str, Sequence[tuple[float, int, int]]] = field(default_factory=dict)
+    mistakes: Mapping[str, Mapping[tuple[str, int], tuple[Mistake, ...]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

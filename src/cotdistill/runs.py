@@ -18,6 +18,7 @@ from cotdistill.config import Config
 from cotdistill.curate import Curated, rationale_of
 from cotdistill.errors import ConfigError, DataError
 from cotdistill.methods import HUMAN, METHODS, Method, methods, teacher_method
+from cotdistill.mistakes import Mistake
 from cotdistill.models import is_seq2seq
 from cotdistill.records import Generation, Question, Result, Score, read_jsonl, write_atomic
 from cotdistill.store import Store
@@ -37,6 +38,7 @@ class Run:
     students: dict[str, Path] = field(default_factory=dict)
     predictions: dict[str, tuple[list[Generation], list[Score]]] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
+    mistakes: dict[str, list[tuple[Mistake, ...]]] = field(default_factory=dict)  # of predictions, in their order
 
     @property
     def folder(self) -> Path:
