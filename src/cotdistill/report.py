@@ -24,6 +24,8 @@ from markupsafe import Markup
 from rich.table import Column, Table
 from rich.text import Text
 
+from cotdistill.compare import Comparison, Summary
+from cotdistill.costs import Costs
 from cotdistill.records import CATEGORIES, Generation, Pair, Question, Result, Score, write_atomic
 
 # C0 but \t and \n, C1, direction marks and overrides, line separators, BOM, tag characters, and lone
@@ -66,6 +68,9 @@ class Page:
     warnings: Sequence[str] = ()
     dev_losses: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
     dev_accuracies: Mapping[str, Sequence[tuple[float, int, int]]] = field(default_factory=dict)
+    summaries: Sequence[Summary] = ()
+    comparisons: Sequence[Comparison] = ()
+    costs: Costs | None = None
 
 
 @dataclass(frozen=True)
