@@ -69,6 +69,27 @@ def test_several_seeds_are_one_row_each() -> None:
     assert [c.p_holm for c in table] == holm([c.p for c in table])
 
 
+def test_the_same_students_are_paired_seed_by_seed() -> None:
+    """Three students, of which each is far from the others, and each a little better by a vote."""
+    rng = np.random.default_rng(0)
+    once = [rng.random(300) < share for share in (0.3, 0.5, 0.7)]
+    voted = [right | (rng.random(300) < 0.05) for right in once]
+
+    def found(name: str) -> BySeed:
+        both = {"fine_tune_cot": once, name: voted}
+        return {
+            (method, seed): {f"q{i}": bool(right) for i, right in enumerate(rights)}
+            for method, seeds in both.items()
+            for seed, rights in enumerate(seeds)
+        }
+
+    (paired,), (apart,) = comparisons(found("self_consistency")), comparisons(found("fine_tune"))
+    assert paired.difference == pytest.approx(apart.difference)
+    assert (paired.b_only, paired.a_only) == pytest.approx((0, 300 * paired.difference))
+    assert paired.p < 0.05
+    assert apart.p > 0.5
+
+
 def test_what_has_no_question_in_common_is_not_compared() -> None:
     found: BySeed = {("zero_shot", None): {}, ("fine_tune", 0): {"a": True}, ("fine_tune_cot", 0): {"b": True}}
     assert comparisons(found) == ()

@@ -74,13 +74,13 @@ def rights(scores: Sequence[Score]) -> dict[str, bool]:
 
 def summaries(found: BySeed) -> tuple[Summary, ...]:
     """Each method over its seeds, on the questions that every seed answered."""
-    return tuple(_summary(method, seeds) for method, seeds in _by_method(found).items())
+    return tuple(_summary(method, [*seeds.values()]) for method, seeds in _by_method(found).items())
 
 
-def _by_method(found: BySeed) -> dict[str, list[Rights]]:
-    methods: dict[str, list[Rights]] = {}
-    for (method, _), answered in found.items():
-        methods.setdefault(method, []).append(answered)
+def _by_method(found: BySeed) -> dict[str, dict[int | None, Rights]]:
+    methods: dict[str, dict[int | None, Rights]] = {}
+    for (method, seed), answered in found.items():
+        methods.setdefault(method, {})[seed] = answered
     return methods
 
 
@@ -106,25 +106,32 @@ def comparisons(found: BySeed) -> tuple[Comparison, ...]:
     One seed each: McNemar's exact test, and the bootstrap over questions. Several: a t-test that counts both
     questions and seeds. Two methods that answered no question in common are not compared.
     """
-    methods = _by_method(found)
-    pairs = [(a, b, _common([*methods[a], *methods[b]])) for b, a in combinations(methods, 2)]
-    rows = [
-        (a, b, len(questions), *_compared(_table(methods[a], questions), _table(methods[b], questions)))
-        for a, b, questions in pairs
-        if questions
-    ]
+    rows = []
+    for (b, of_b), (a, of_a) in combinations(_by_method(found).items(), 2):
+        if questions := _common([*of_a.values(), *of_b.values()]):
+            scores_a, scores_b = (_table([*seeds.values()], questions) for seeds in (of_a, of_b))
+            same_students = _taught_as(a) == _taught_as(b) and [*of_a] == [*of_b]
+            rows.append((a, b, len(questions), *_compared(scores_a, scores_b, same_students)))
     corrected = holm([row[-1] for row in rows])
     return tuple(Comparison(*row, p_holm) for row, p_holm in zip(rows, corrected, strict=True))
 
 
-def _compared(a: Scores, b: Scores) -> tuple[float, float, float, float, float, float]:
+def _taught_as(method: str) -> str:
+    return METHODS[method].taught_as if method in METHODS else method
+
+
+def _compared(a: Scores, b: Scores, same_students: bool) -> tuple[float, float, float, float, float, float]:
     """Difference, its interval, how many questions each alone has right, and p."""
-    mean_a, mean_b = a.mean(0), b.mean(0)
-    a_only, b_only = float((mean_a * (1 - mean_b)).sum()), float((mean_b * (1 - mean_a)).sum())
+    if not same_students:
+        a_only, b_only = (float((x.mean(0) * (1 - y.mean(0))).sum()) for x, y in ((a, b), (b, a)))
+    else:  # seeds are paired too: what a student differs by from others is in both
+        a_only, b_only = (float((x * (1 - y)).sum(1).mean()) for x, y in ((a, b), (b, a)))
     if len(a) == len(b) == 1:
-        paired = mean_a - mean_b
+        paired = (a - b)[0]
         low, high = bootstrap_difference(paired)
         return float(paired.mean()), low, high, a_only, b_only, mcnemar(round(a_only), round(b_only))
+    if same_students:
+        a, b = a - b, np.zeros_like(b[:1])
     difference, low, high, p = seeds_difference(a, b)
     return difference, low, high, a_only, b_only, p
 

@@ -27,9 +27,8 @@ class Costs:
     """Of a run: the teacher's tokens and dollars, training seconds by student, answers by method and seed.
 
     The teacher's are of all rationales that the run uses, whoever bought them: its price for their tokens. What this
-    run's own requests were billed, retries too, is `spent_usd`. `break_even` is after how many answers a student has
-    paid for its rationales and its training, against asking the teacher; each answer counts, right or wrong. None: not
-    known, or never.
+    run's own requests were billed, retries too, is `spent_usd`. `break_even` is after how many right answers a student
+    has paid for its rationales and its training, against buying as many from the teacher. None: not known, or never.
     """
 
     teacher_prompt_tokens: int
@@ -59,16 +58,16 @@ def costs(
     usd = _teacher_usd(ledger, prices)
     a_second = usd_per_hour / AN_HOUR or None
     answers = {name: _answer(result, answer_seconds.get(name), a_second) for name, result in results.items()}
-    teacher = _each(usd, ledger.get("answered"))
+    right = _each(usd, ledger.get("right"))
     return Costs(
         ledger.get("prompt_tokens", 0),
         ledger.get("completion_tokens", 0),
         usd,
-        teacher,
-        _each(usd, ledger.get("right")),
+        _each(usd, ledger.get("answered")),
+        right,
         dict(training_seconds),
         answers,
-        _break_even(usd, teacher, training_seconds, answers, a_second),
+        _break_even(usd, right, training_seconds, answers, a_second),
         None if spent_usd is None else round(spent_usd, 9),  # as it is kept between runs
     )
 
@@ -97,19 +96,19 @@ def _answer(result: Result, seconds: float | None, a_second: float | None) -> An
 
 def _break_even(
     usd: float | None,
-    teacher: float | None,
+    of_teacher: float | None,
     training_seconds: Mapping[str, float],
     answers: Mapping[str, AnswerCost],
     a_second: float | None,
 ) -> float | None:
     """Of the students that learned from rationales: one of them, their seeds' mean."""
     students = [name for name in training_seconds if name.startswith("fine_tune_cot-")]
-    each = [answers[name].usd for name in students if name in answers]
+    each = [answers[name].usd_per_right for name in students if name in answers]
     known = [one for one in each if one is not None]
-    if usd is None or teacher is None or not a_second or not known or len(known) < len(each):
+    if usd is None or of_teacher is None or not a_second or not known or len(known) < len(each):
         return None
     training = sum(training_seconds[name] for name in students) / len(students) * a_second
-    saved = teacher - sum(known) / len(known)
+    saved = of_teacher - sum(known) / len(known)
     return (usd + training) / saved if saved > 0 else None
 
 

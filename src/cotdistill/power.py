@@ -62,7 +62,10 @@ def describe(power: Power) -> list[str]:
     for seeds, shown in power.at_best.items():
         mine = " (this config)" if seeds == power.seeds else ""
         lines.append(f"    {seeds} seeds{mine}: {_interval(shown)}; {_points(shown.smallest[USUAL])}")
-    return [*lines, "  at worst, where all seeds err on the same questions, as with one; what seeds differ by comes on top"]
+    return [
+        *lines,
+        "  at worst, where all seeds err on the same questions, as with one; what seeds differ by comes on top",
+    ]
 
 
 def _interval(shown: Shown) -> str:

@@ -14,7 +14,8 @@ def more_tables(results: Sequence[Result], summaries: Sequence[Summary]) -> Iter
     """Those that there is something for."""
     if any(summary.seeds > 1 for summary in summaries):
         yield summary_table(summaries)
-    yield from (sampled_table(result) for result in results if result.at_k)
+    if sampled := [result for result in results if result.at_k]:
+        yield sampled_table(sampled)
 
 
 def summary_table(summaries: Sequence[Summary]) -> Table:
@@ -28,13 +29,13 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
     return table
 
 
-def sampled_table(result: Result) -> Table:
-    """mean@k, maj@k and pass@k of one student, in percent with 95% intervals."""
-    sizes = sorted({found.k for found in result.at_k})
-    table = Table(result.method if result.seed is None else f"{result.method}-{result.seed}")
-    for k in sizes:
-        table.add_column(f"@{k}", justify="right")
-    cells = {(f.measure, f.k): f"{100 * f.value:.1f} ({100 * f.low:.1f} to {100 * f.high:.1f})" for f in result.at_k}
-    for measure in ("mean", "maj", "pass"):
-        table.add_row(measure, *(cells.get((measure, k), "") for k in sizes))
+def sampled_table(results: Sequence[Result]) -> Table:
+    """mean@k, maj@k and pass@k of students that were sampled, in percent."""
+    headers = ("seed", "of samples", "right", "95% interval", "n")
+    table = Table("method", *(Column(header, justify="right") for header in headers))
+    for result in results:
+        for f in result.at_k:
+            interval = f"{100 * f.low:.1f} to {100 * f.high:.1f}"
+            seed = str(result.seed)
+            table.add_row(result.method, seed, f"{f.measure}@{f.k}", f"{f.value:.1%}", interval, f"{result.n:,}")
     return table
