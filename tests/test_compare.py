@@ -111,23 +111,23 @@ VERDICTS = [
     (
         of(60, 0, 20),
         "Taught with rationales, the student reasons: 80% right (71% to 87%, n=100, one seed) against "
-        "20% right (13% to 29%, n=100, one seed) when taught the answers alone (p < 0.001).",
+        "20% right (13% to 29%, n=100, one seed) when taught the answers alone (corrected p < 0.001).",
     ),
     (
         of(2, 62, 18),
         "Rationales did not help here: 20% right (13% to 29%, n=100, one seed) against "
-        "80% right (71% to 87%, n=100, one seed) when taught the answers alone, which is better (p < 0.001).",
+        "80% right (71% to 87%, n=100, one seed) when taught the answers alone, which is better (corrected p < 0.001).",
     ),
     (
         of(4, 2, 48),
         "This run does not show that rationales help: 52% right (42% to 62%, n=100, one seed) against "
-        "50% right (40% to 60%, n=100, one seed) when taught the answers alone (p = 0.688).",
+        "50% right (40% to 60%, n=100, one seed) when taught the answers alone (corrected p = 0.688).",
     ),
     # The intervals overlap, and yet: the same questions.
     (
         of(9, 0, 46),
         "Taught with rationales, the student reasons: 55% right (45% to 64%, n=100, one seed) against "
-        "46% right (37% to 56%, n=100, one seed) when taught the answers alone (p = 0.004).",
+        "46% right (37% to 56%, n=100, one seed) when taught the answers alone (corrected p = 0.004).",
     ),
     # They do not overlap at the first seed alone.
     (

@@ -9,8 +9,8 @@ import pytest
 from cotdistill.answers import PAPER, RULES, TYPED
 from cotdistill.evaluate import Judged, evaluate, judge, score, split_answer
 from cotdistill.methods import METHODS
-from cotdistill.records import Category, FinishReason, Generation, Question, Result, Score
-from cotdistill.stats import wilson
+from cotdistill.records import CATEGORIES, Category, FinishReason, Generation, Question, Result, Score
+from cotdistill.stats import share_interval, wilson
 
 QUESTION = Question("q", "How many?", "5")
 
@@ -130,14 +130,23 @@ def test_the_rules_differ() -> None:
     assert score(generation, question, method, PAPER["choice"]).predicted == "A"
 
 
-def result_of(categories: list[Category], method: str = "fine_tune_cot", seed: int | None = None) -> Result:
+def result_of(
+    categories: list[Category], method: str = "fine_tune_cot", seed: int | None = None, each: int = 1
+) -> Result:
+    """Of generations of so many `each` question."""
     reasons: dict[Category, FinishReason] = {"truncated": "length", "error": "error"}
     generations = [
         replace(written("", finish=reasons.get(c, "stop"), index=i), completion_tokens=0 if c == "error" else 10 + i)
         for i, c in enumerate(categories)
     ]
-    scores = [Score("q", i, None, c, c in ("correct", "truncated")) for i, c in enumerate(categories)]
+    scores = [
+        Score(f"q{i // each}", i % each, None, c, c in ("correct", "truncated")) for i, c in enumerate(categories)
+    ]
     return evaluate(generations, scores, METHODS[method], seed, 2.5)
+
+
+def many(**counts: int) -> list[Category]:
+    return [category for category in CATEGORIES for _ in range(counts.get(category, 0))]
 
 
 def test_errors_are_in_no_share() -> None:
@@ -150,10 +159,19 @@ def test_errors_are_in_no_share() -> None:
     assert result.categories == {"correct": 1, "wrong": 1, "no_answer": 1, "truncated": 1, "error": 2}
     assert result.warnings == (
         "2 of 6 generations are errors: the accuracy is over the other 4 only.",
-        "1 of 4 were cut before they had an answer: raise evaluate.max_tokens.",
+        "1 of 4 were cut before they had an answer: raise the limit, as evaluate.max_tokens.",
     )
 
 
 def test_nothing_answered_has_no_accuracy_but_the_widest_interval() -> None:
     result = result_of(["error"])
     assert (result.n, result.accuracy, result.low, result.high, result.completion_tokens) == (0, 0, 0, 1, 0)
+
+
+def test_several_answers_to_a_question_are_no_more_questions() -> None:
+    alike = result_of(many(correct=8, wrong=8) * 6, each=8)
+    apart = result_of(["correct", "wrong"] * 48)
+    assert (alike.n, alike.accuracy) == (apart.n, apart.accuracy) == (96, 0.5)
+    assert (apart.low, apart.high) == wilson(48, 96)
+    assert (alike.low, alike.high) == pytest.approx(share_interval([[1.0] * 8, [0.0] * 8] * 6)[1:])
+    assert alike.high - alike.low > 2 * (apart.high - apart.low)

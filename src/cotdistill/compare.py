@@ -145,7 +145,7 @@ def verdict(found: Sequence[Summary], compared: Sequence[Comparison], methods: M
         return "This run did not compare fine_tune_cot with fine_tune."
     better = both.difference if both.a == "fine_tune_cot" else -both.difference
     numbers = f"{_shown(cot)} against {_shown(plain)} when taught the answers alone"
-    p = f"p {'< 0.001' if both.p_holm < 0.001 else f'= {both.p_holm:.3f}'}"
+    p = f"corrected p {'< 0.001' if both.p_holm < 0.001 else f'= {both.p_holm:.3f}'}"
     if not both.shown:
         return f"This run does not show that rationales help: {numbers} ({p})."
     if better > 0:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cotdistill.budget import Price
 from cotdistill.records import Result
+
+if TYPE_CHECKING:
+    from cotdistill.teachers import Teacher
 
 AN_HOUR = 3600
 
@@ -112,6 +115,6 @@ def _break_even(
     return (usd + training) / saved if saved > 0 else None
 
 
-def teacher_prices(teachers: Sequence[Any]) -> dict[str, Price | None]:
+def teacher_prices(teachers: Sequence[Teacher]) -> dict[str, Price | None]:
     """By name. What is on record or in process has no price of its own: not nothing, but not known."""
     return {t.name: t.price if t.config.price is not None or t.config.backend == "openai" else None for t in teachers}

@@ -28,7 +28,7 @@ from cotdistill.models import LoadedModel
 from cotdistill.reading import is_step
 from cotdistill.records import CATEGORIES, Category, Generation, Question, Result, Score, iter_json_lines
 from cotdistill.review import result_warnings
-from cotdistill.stats import wilson
+from cotdistill.stats import share_interval
 
 FIX = "Check the columns and the answer type, or remove the line."
 Judged = tuple[str | None, Category, bool]  # predicted, category and lenient of a Score
@@ -105,12 +105,18 @@ def evaluate(
     seed: int | None = None,
     seconds: float | None = None,
 ) -> Result:
-    """The Result of one method over scored generations; errors are left out of n and counted."""
+    """The Result of one method over scored generations; errors are left out of n and counted.
+
+    The interval is Wilson's, or where a question has several generations clustered by question.
+    """
     counts = Counter(s.category for s in scores)
     answered = [s for s in scores if s.category != "error"]
     tokens = [g.completion_tokens for g in generations if g.finish_reason != "error"]
     n, right = len(answered), counts["correct"]
-    low, high = wilson(right, n)
+    by_question: dict[str, list[float]] = {}
+    for s in answered:
+        by_question.setdefault(s.question_id, []).append(float(s.correct))
+    low, high = share_interval([*by_question.values()])[1:] if n else (0.0, 1.0)
     return Result(
         method.name,
         seed,
@@ -183,7 +189,9 @@ def score_file(
                     f"{path}, line {number}: {question.answer[:60]!r} cannot be read as {answer_type}.\n{FIX}"
                 )
             question = replace(question, answer=plain[0])
-        generation, form = _generation(str(number), line, names, asked, answer_type)
+        known_id = line.get("question_id")  # of several answers to one question
+        own = str(number if known_id is None else known_id)
+        generation, form = _generation(own, line, names, asked, answer_type)
         generations.append(generation)
         scores.append(score(generation, question, form, reader))
     return replace(evaluate(generations, scores, asked), method=method or path.name), scores

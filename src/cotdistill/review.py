@@ -32,7 +32,7 @@ def result_warnings(counts: Mapping[Category, int]) -> list[str]:
     if errors > MANY * total:
         warnings.append(f"{errors} of {total} generations are errors: the accuracy is over the other {n} only.")
     if cut > MANY * n:
-        warnings.append(f"{cut} of {n} were cut before they had an answer: raise evaluate.max_tokens.")
+        warnings.append(f"{cut} of {n} were cut before they had an answer: raise the limit, as evaluate.max_tokens.")
     if total and not n:
         warnings.append("nothing was answered: there is no accuracy.")
     return warnings
