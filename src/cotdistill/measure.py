@@ -84,8 +84,8 @@ def warnings(this: Run) -> Iterator[str]:
     yield from review.not_above_baseline(this.summaries, *baselines(task))
     if students(this):
         yield from review.seen_in_training(without_leaked(task.train, task.test, config.curate), task.test)
-    options = 2 if task.answer_type == "yes_no" else sum(len(q.choices) for q in task.train) / len(task.train)
-    if this.curated:
+    if this.curated and this.teacher_method is not HUMAN:
+        options = 2 if task.answer_type == "yes_no" else sum(len(q.choices) for q in task.train) / len(task.train)
         yield from review.teacher_warnings(this.curated.ledger, options, config.curate.keep)
 
 
