@@ -276,6 +276,9 @@ class EvaluateConfig(Section):
     methods: tuple[str, ...] = ("zero_shot", "zero_shot_cot", "fine_tune", "fine_tune_cot")
     batch_size: int = Field(128, ge=1, description="sequences a batch")
     max_tokens: int = Field(0, ge=0, description="of a prediction; 0: each method's own")
+    samples: int = Field(8, ge=2, description="self_consistency: answers a question, of which the most frequent counts")
+    temperature: float = Field(0.7, gt=0, description="self_consistency: they are sampled at")
+    usd_per_hour: float = Field(0, ge=0, description="of the machine that answers and trains; 0: not known")
 
     @field_validator("methods")
     @classmethod

@@ -11,8 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from cotdistill.compare import verdict
 from cotdistill.completions import canonical
-from cotdistill.evaluate import verdict
 from cotdistill.models import model_identity
 from cotdistill.runs import Run, write_json
 from cotdistill.train import trained_facts
@@ -35,7 +35,7 @@ def write_page(this: Run) -> None:
         n_train=len(this.task.train),
         n_test=len(this.task.test),
         source=this.task.source,
-        verdict=verdict(this.results, this.methods),
+        verdict=verdict(this.summaries, this.comparisons, this.methods),
         results=this.results,
         ledger=curated.ledger if curated else {},
         questions=this.task.test,
@@ -47,9 +47,12 @@ def write_page(this: Run) -> None:
         manifest=manifest,
         pairs=curated.pairs[:5] if curated else [],
         dropped=curated.dropped if curated else [],
-        warnings=[*this.task.notes, *(f"{r.method}: {w}" for r in this.results for w in r.warnings)],
+        warnings=this.warnings,
         dev_losses={name: facts["dev_losses"] for name, facts in trained.items()},
         dev_accuracies={name: facts.get("dev_accuracies", []) for name, facts in trained.items()},
+        summaries=this.summaries,
+        comparisons=this.comparisons,
+        costs=this.costs,
     )
     write_report(page, this.folder / "report.html")
 

@@ -24,6 +24,8 @@ from markupsafe import Markup
 from rich.table import Column, Table
 from rich.text import Text
 
+from cotdistill.compare import Comparison, Summary
+from cotdistill.costs import Costs
 from cotdistill.mistakes import Mistake
 from cotdistill.records import CATEGORIES, Generation, Pair, Question, Result, Score, write_atomic
 
@@ -68,6 +70,9 @@ class Page:
     dev_losses: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
     dev_accuracies: Mapping[str, Sequence[tuple[float, int, int]]] = field(default_factory=dict)
     mistakes: Mapping[str, Mapping[tuple[str, int], tuple[Mistake, ...]]] = field(default_factory=dict)
+    summaries: Sequence[Summary] = ()
+    comparisons: Sequence[Comparison] = ()
+    costs: Costs | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ from filelock import FileLock, Timeout
 from cotdistill import answers
 from cotdistill.answers import AnswerType
 from cotdistill.budget import Budget
+from cotdistill.compare import Comparison, Summary
 from cotdistill.config import Config
+from cotdistill.costs import Costs
 from cotdistill.curate import Curated, rationale_of
 from cotdistill.errors import ConfigError, DataError
 from cotdistill.methods import HUMAN, METHODS, Method, methods, teacher_method
@@ -39,6 +41,12 @@ class Run:
     predictions: dict[str, tuple[list[Generation], list[Score]]] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
     mistakes: dict[str, list[tuple[Mistake, ...]]] = field(default_factory=dict)  # of predictions, in their order
+    rights: dict[tuple[str, int | None], dict[str, bool]] = field(default_factory=dict)  # by method and seed
+    answer_seconds: dict[str, float | None] = field(default_factory=dict)
+    summaries: tuple[Summary, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    costs: Costs | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -72,12 +80,16 @@ class Run:
         return teacher_method(teacher.style, teacher.answer_cue, self.task.answer_type, self.task.options, exemplars)
 
     @cached_property
+    def known_methods(self) -> dict[str, Method]:
+        """All there are, in the student's form."""
+        student = self.config.student
+        exemplars = self.exemplars if "few_shot_cot" in self.config.evaluate.methods else ()
+        return methods(student.format, is_seq2seq(student.model), exemplars, student.rationale)
+
+    @cached_property
     def methods(self) -> dict[str, Method]:
-        """Those that are compared, in the student's form."""
-        wanted, student = self.config.evaluate.methods, self.config.student
-        exemplars = self.exemplars if "few_shot_cot" in wanted else ()
-        known = methods(student.format, is_seq2seq(student.model), exemplars, student.rationale)
-        return {name: known[name] for name in wanted}
+        """Those that are compared."""
+        return {name: self.known_methods[name] for name in self.config.evaluate.methods}
 
     def refuse_what_cannot_be_asked(self) -> None:
         """Make every prompt once: a method or a teacher that cannot be asked is an error before anything is bought."""
@@ -138,8 +150,8 @@ def open_run(config: Config) -> Iterator[Run]:
 
 def students(this: Run) -> list[tuple[Method, int]]:
     """Each student to train: a method that trains, and a seed."""
-    trained = [method for method in this.methods.values() if method.trained]
-    return [(method, seed) for method in trained for seed in this.config.student.seeds]
+    taught = dict.fromkeys(method.taught_as for method in this.methods.values() if method.trained)
+    return [(this.known_methods[name], seed) for name in taught for seed in this.config.student.seeds]
 
 
 def label(method: Method, seed: int | None) -> str:
