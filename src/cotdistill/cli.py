@@ -110,12 +110,20 @@ def report_command(arguments: ConfigArgs = None) -> None:
 def sweep_command(
     file: Annotated[Path, typer.Argument(help="A sweep file: base, name, grid.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[SECTION.FIELD=VALUE]...")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once, each a process with a log of its own.")] = 1,
+    only: Annotated[str | None, typer.Option(metavar="RUN", help="Do this one run of the grid.")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Do one run for each point of a grid; they share one store."""
+    """Do one run for each point of a grid; they share what they can. Exit code 1 if any failed."""
     from cotdistill.config_file import parse_overrides
+    from cotdistill.side_by_side import end_with_the_sweep
     from cotdistill.sweep import sweep
 
-    typer.echo(json.dumps(sweep(file, parse_overrides(overrides or [])), indent=1))
+    end_with_the_sweep()
+    summary = sweep(file, parse_overrides(overrides or []), jobs, only)
+    show_sweep(summary, as_json)
+    if any("error" in run for run in summary["runs"]):
+        raise typer.Exit(1)
 
 
 tasks_app = typer.Typer(rich_markup_mode=None)
@@ -304,6 +312,26 @@ def show_results(this: Run, as_json: bool) -> None:
     progress.say(verdict(this.results, this.methods))
     if not as_json:
         typer.echo((this.folder / "report.html").absolute())
+
+
+def show_sweep(summary: dict[str, Any], as_json: bool) -> None:
+    from cotdistill import progress
+
+    if as_json:
+        typer.echo(json.dumps(summary, indent=1))
+    else:
+        from rich.console import Console
+
+        from cotdistill.sweep_page import terminal_table
+
+        Console().print(terminal_table(summary))
+        for line in [curve["sentence"] for curve in summary["curves"]] + [summary.get("page")]:
+            typer.echo(line) if line else None
+    failed = [run for run in summary["runs"] if "error" in run]
+    if failed:
+        progress.say(f"sweep: {len(failed)} of {len(summary['runs'])} runs failed; the same command does them again.")
+    for run in failed:
+        progress.say(f"sweep: {run['run']}: {run['error']}")
 
 
 def show(results: list[Any], as_json: bool) -> None:

@@ -29,7 +29,8 @@ from cotdistill.plan import Plan, make_plan
 from cotdistill.records import Generation, Question, write_jsonl
 from cotdistill.runs import Run, label, open_run, students, write_json
 from cotdistill.teachers import ask_teachers, read_teachers
-from cotdistill.train import train
+from cotdistill.train import fingerprint, train
+from cotdistill.twins import made_once
 
 Stage = Literal["generate", "curate", "train", "evaluate", "report"]
 STAGES: tuple[Stage, ...] = ("generate", "curate", "train", "evaluate", "report")
@@ -128,7 +129,7 @@ def keep_right(this: Run) -> Curated:
 
 
 def teach(this: Run, method: Method, seed: int) -> Path:
-    """The student of `method` and `seed`, trained unless it is there."""
+    """The student of `method` and `seed`, trained unless this or another run has it."""
     config = this.config.student
     if method.learns_rationale:
         pairs = this.curated.pairs if this.curated else []
@@ -138,5 +139,8 @@ def teach(this: Run, method: Method, seed: int) -> Path:
     folder = this.folder / "student" / label(method, seed)
     answer = partial(count_right, method, this.task.train, this.answer_type, this.config.evaluate)
     cache = this.config.runs / ".kd"  # no name of a run
-    with progress.stage(f"train {label(method, seed)}", "steps") as advance:
+    with (
+        made_once(this.store, folder, fingerprint(pairs, config, seed), this.config),
+        progress.stage(f"train {label(method, seed)}", "steps") as advance,
+    ):
         return train(pairs, config, folder, seed, advance, cache, answer)
