@@ -1,8 +1,7 @@
 """A sweep's results beside the paper's, as Markdown: python experiments/table.py runs/recorded_175b.sweep.json
 
-The paper's rows are in the package's paper.csv: "Large Language Models Are Reasoning Teachers" (Ho, Schmid, Yun, ACL 2023), tables
-of the main results, as the authors' notebooks/results.ipynb prints them; diverse is D = 64 on MultiArith and SVAMP,
-else 8. Ours have 95% Wilson intervals; of several seeds, each has a row.
+The paper's rows are in the package's paper.csv, of which src/cotdistill/figures.py says where they are from. Ours have
+95% Wilson intervals; of several seeds, each has a row.
 """
 
 from __future__ import annotations

@@ -70,6 +70,9 @@ def _fitted(axis: str, line: Line) -> Curve:
         values = " and ".join(f"{spot.x:,.0f}" for spot in line.spots)
         sentence = f"{what}: no curve over {AXES[axis].label}: it needs {FEWEST} values, and there is {values}."
         return Curve(axis, line.task, line.name, places, sentence)
+    if {point.right for point in line.points} == {0} or all(point.right == point.n for point in line.points):
+        sentence = f"{what}: no curve over {AXES[axis].label}: all is at {100 * line.spots[0].mean:.0f}%."
+        return Curve(axis, line.task, line.name, places, sentence)
     at = line.spots[-1].x
     x = np.log2([spot.x / at for spot in line.spots for _ in spot.points])  # 0 is the largest value
     right, n = (np.array([getattr(point, name) for point in line.points], float) for name in ("right", "n"))
@@ -93,7 +96,7 @@ def fit(x: Floats, right: Floats, n: Floats) -> tuple[Floats, Floats, float]:
     for _ in range(PASSES):  # iteratively reweighted least squares: the maximum likelihood
         expected = curve(x, *found)
         variance = expected * (1 - expected)
-        covariance: Floats = np.linalg.inv(columns.T @ (columns * (weight * variance)[:, None]))
+        covariance: Floats = np.asarray(np.linalg.inv(columns.T @ (columns * (weight * variance)[:, None])), float)
         found = found + covariance @ columns.T @ (weight * (share - expected))
     scatter = float(np.sum(weight * (share - expected) ** 2 / variance) / (len(x) - 2))
     return found, covariance, scatter

@@ -21,6 +21,7 @@ from cotdistill.points import AXES, Axis, Line, Point, lines
 from cotdistill.report import GRID, INK, LINES, new_axes, to_svg, visible
 
 PAPER_LINES = ("--", ":", "-.")
+PAPER_MARKERS = ("x", "+", "1", "2", "3", "4")
 DIVERSE = "fine_tune_cot_diverse"
 MANY_TICKS = 8
 
@@ -85,56 +86,72 @@ def _figure(some: Sequence[Line], axis: Axis, task: str, curves: Sequence[Curve]
 def _draw(
     axes: Any, moving: Sequence[Line], flat: Sequence[Line], published: Sequence[Published], curves: Sequence[Curve]
 ) -> None:
-    scale = _scale(moving[0].axis)
+    axis = moving[0].axis
     for number, line in enumerate(moving):
         colour, marker = LINES[number % len(LINES)]
-        x = [spot.x * scale for spot in line.spots]
-        y = [100 * spot.mean for spot in line.spots]
-        spread = [[100 * (s.mean - s.low) for s in line.spots], [100 * (s.high - s.mean) for s in line.spots]]
-        style = ("-", (0, (4, 1)))[number // len(LINES) % 2] if line.axis.joined else ""
-        axes.errorbar(x, y, spread, color=colour, marker=marker, linestyle=style, capsize=3, label=visible(line.name))
-        seeds = [(spot.x * scale, 100 * p.accuracy) for spot in line.spots if len(spot.points) > 1 for p in spot.points]
-        axes.plot([x for x, _ in seeds], [y for _, y in seeds], ".", color=colour, alpha=0.6, markersize=4)
-        if not line.axis.joined:
-            _name_spots(axes, line, scale)
+        style = ("-", (0, (4, 1)))[number // len(LINES) % 2] if axis.joined else ""
+        _draw_line(axes, line, {"color": colour, "marker": marker, "linestyle": style})
         for curve in curves:
             if curve.line == line.name and curve.slope is not None:
-                path = list(traced(curve, [spot.x for spot in line.spots]))
-                axes.plot([x for x, _ in path], [100 * y for _, y in path], color=colour, alpha=0.35, linewidth=3)
+                path = traced(curve, [spot.x for spot in line.spots])
+                axes.plot(*zip(*((x, 100 * y) for x, y in path), strict=True), color=colour, alpha=0.35, linewidth=3)
     for number, line in enumerate(flat, len(moving)):
         colour, _ = LINES[number % len(LINES)]
         axes.axhline(100 * line.spots[0].mean, color=colour, linestyle=(0, (1, 2)), label=visible(line.name))
-    for (name, places), style in zip(_by_student(published, moving[0].axis).items(), PAPER_LINES * 4, strict=False):
-        x, y = zip(*places, strict=True)
-        axes.plot(x, y, color=INK, alpha=0.55, linestyle=style, linewidth=1, marker="x", label=name)
+    for number, (name, places) in enumerate(_by_student(published, axis).items()):
+        style = PAPER_LINES[number % len(PAPER_LINES)] if axis.joined else ""
+        marker = PAPER_MARKERS[number % len(PAPER_MARKERS)]
+        axes.plot(*zip(*places, strict=True), color=INK, alpha=0.6, linestyle=style, marker=marker, label=name)
+    if not axis.joined:
+        _name_spots(axes, moving)
 
 
-def _name_spots(axes: Any, line: Line, scale: float) -> None:
-    """What a point is, beside it: these are different models, not amounts of one thing."""
-    for spot in line.spots:
-        key = "student" if line.axis.place == "parameters" else "teacher"
-        name = visible(str(spot.points[0].place.get(key, ""))).rpartition("/")[2]
-        axes.annotate(name, (spot.x * scale, 100 * spot.mean), (4, 4), textcoords="offset points", color=INK, size=7)
+def _draw_line(axes: Any, line: Line, style: dict[str, Any]) -> None:
+    """Means with their intervals, and the seeds as small points."""
+    x, y = [spot.x * line.axis.scale for spot in line.spots], [100 * spot.mean for spot in line.spots]
+    spread = [[100 * (s.mean - s.low) for s in line.spots], [100 * (s.high - s.mean) for s in line.spots]]
+    axes.errorbar(x, y, spread, capsize=3, label=visible(line.name), **style)
+    for place, spot in zip(x, line.spots, strict=True):
+        if len(spot.points) > 1:
+            seeds = [100 * point.accuracy for point in spot.points]
+            axes.plot([place] * len(seeds), seeds, ".", color=style["color"], alpha=0.6, markersize=4)
+
+
+def _name_spots(axes: Any, moving: Sequence[Line]) -> None:
+    """What is at a place, over the highest point there: these are different models or settings, not amounts."""
+    highest: dict[tuple[float, str], float] = {}
+    for line in moving:
+        for spot in line.spots:
+            place = (spot.x * line.axis.scale, visible(spot.name))
+            highest[place] = max(100 * spot.high, highest.get(place, 0.0))
+    for (x, name), y in highest.items():
+        axes.annotate(name, (x, y), (0, 3), textcoords="offset points", ha="center", color=INK, size=7)
 
 
 def _label(axes: Any, axis: Axis, places: Sequence[float]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     if axis.log:
-        axes.set_xscale("log", base=2 if axis.joined and not axis.place.startswith("teacher") else 10)
-        if len(places) <= MANY_TICKS and axis.place in ("D", "train"):
-            axes.set_xticks(places, [f"{place:,.0f}" for place in places], minor=False)
-            axes.set_xticks([], minor=True)
+        axes.set_xscale("log", base=2 if axis.joined else 10)
+        if axis.joined and len(places) <= MANY_TICKS:
+            axes.set_xticks(places)
+        elif not axis.joined:
+            axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     low, high = axes.get_ylim()
-    axes.set(xlabel=axis.label, ylabel="accuracy, %", ylim=(max(-4, low), min(104, high)))
+    axes.set(xlabel=axis.label, ylabel="accuracy, %", ylim=(max(-4, low), min(108, high + 2)))
+    axes.margins(x=0.08)
     axes.grid(axis="y", color=GRID)
-    # Below, not on the points; and one a row where the names are long.
-    axes.figure.legend(
-        loc="outside lower center", ncols=2, frameon=False, labelcolor=INK, fontsize="small", handlelength=2.5
-    )
     axes.tick_params(which="both", length=0, colors=INK)
+    # Below, not on the points.
+    axes.figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=INK, fontsize="small")
 
 
-def _scale(axis: Axis) -> float:
-    return 100 if axis.place == "teacher_accuracy" else 1
+def short(value: float) -> str:
+    """A number for an axis: 64, 0.02, 135M."""
+    size, letter = next(((s, x) for s, x in ((1e9, "B"), (1e6, "M"), (1e3, "k")) if value >= max(s, 1e4)), (1, ""))
+    return f"{value / size:.4g}{letter}"
 
 
 def _published(moving: Sequence[Line], axis: Axis) -> list[Published]:
@@ -154,11 +171,9 @@ def _published(moving: Sequence[Line], axis: Axis) -> list[Published]:
 def _by_student(published: Sequence[Published], axis: Axis) -> dict[str, list[tuple[float, float]]]:
     found: dict[str, list[tuple[float, float]]] = {}
     for row in published:
-        x = row.d if axis.place == "D" else row.parameters
-        of = (
-            row.student if axis.place == "D" else f"{row.method.removesuffix('_diverse')}{f', D={row.d}' * bool(row.d)}"
-        )
-        found.setdefault(f"paper, {of}", []).append((x, row.accuracy))
+        method = row.method.removesuffix("_diverse") + (f", D={row.d}" if row.d else "")
+        name, x = (row.student, row.d) if axis.place == "D" else (method, row.parameters)
+        found.setdefault(f"paper, {name}", []).append((x, row.accuracy))
     return {name: sorted(places) for name, places in found.items()}
 
 

@@ -19,6 +19,7 @@ from cotdistill.stats import wilson
 
 TEACHER = ("teacher", "teachers", "teacher.model", "teacher.name", "teacher.store", "teacher.backend", "teacher.style")
 STUDENT = ("student", "student.model")
+COST = ("teacher.samples", "task.train", *TEACHER)
 TASK = ("task", "task.name", "task.data")
 
 
@@ -37,6 +38,11 @@ class Axis:
     joined: bool = True
     of_rationales: bool = True
 
+    @property
+    def scale(self) -> float:
+        """From a place to what is shown of it."""
+        return 100 if self.place == "teacher_accuracy" else 1
+
     def moves(self, point: Point) -> bool:
         """Whether another place on the axis could change this point."""
         method = METHODS[point.method]
@@ -50,12 +56,8 @@ AXES = {
     "train": Axis("train", "training questions", ("task.train",), of_rationales=False),
     "teacher_accuracy": Axis("teacher_accuracy", "teacher accuracy, %", TEACHER, log=False, joined=False),
     "parameters": Axis("parameters", "parameters of the student", STUDENT, joined=False, of_rationales=False),
-    "teacher_usd": Axis(
-        "teacher_usd", "cost of the rationales, US dollars", ("teacher.samples", "task.train", *TEACHER)
-    ),
-    "teacher_tokens": Axis(
-        "teacher_tokens", "cost of the rationales, teacher tokens", ("teacher.samples", "task.train", *TEACHER)
-    ),
+    "teacher_usd": Axis("teacher_usd", "cost of the rationales, US dollars", COST, joined=False),
+    "teacher_tokens": Axis("teacher_tokens", "cost of the rationales, teacher tokens", COST, joined=False),
 }
 
 
@@ -78,8 +80,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Spot:
-    """All seeds at one place of a line: their mean accuracy with a 95% interval, as fractions."""
+    """All seeds at one place of a line: their mean accuracy with a 95% interval, as fractions.
 
+    `name` is the value of what moves along the axis.
+    """
+
+    name: str
     x: float
     mean: float
     low: float
@@ -111,7 +117,9 @@ def points(runs: Sequence[Mapping[str, Any]]) -> list[Point]:
             str(run["settings"].get("task", run["task"])),
             result["method"],
             result["seed"],
-            *(result[name] for name in ("accuracy", "low", "high")),
+            result["accuracy"],
+            result["low"],
+            result["high"],
             result["categories"]["correct"],
             result["n"],
             run["settings"],
@@ -144,10 +152,16 @@ def _name(point: Point, axis: Axis) -> str:
 
 
 def _spots(some: Sequence[Point], axis: Axis) -> tuple[Spot, ...]:
-    by_place: dict[float, list[Point]] = {}
+    by_place: dict[tuple[float, str], list[Point]] = {}
     for point in some:
-        by_place.setdefault(float(point.place[axis.place]), []).append(point)
-    return tuple(Spot(x, *over_seeds(by_place[x]), tuple(by_place[x])) for x in sorted(by_place))
+        moved = {key: str(value) for key, value in point.settings.items() if key in axis.moved_by}
+        names = [value.rpartition("/")[2] for value in moved.values()]
+        if len(moved) > 1:
+            names = [f"{key.rpartition('.')[2]} {name}" for key, name in zip(moved, names, strict=True)]
+        by_place.setdefault((float(point.place[axis.place]), ", ".join(names)), []).append(point)
+    return tuple(
+        Spot(name, x, *over_seeds(by_place[x, name]), tuple(by_place[x, name])) for x, name in sorted(by_place)
+    )
 
 
 def over_seeds(some: Sequence[Point]) -> tuple[float, float, float]:

@@ -51,8 +51,8 @@ def sweep(
     """Run the grid of a sweep file, `jobs` runs at once; returns the results by run, in the grid's order.
 
     They are written to RUNS/NAME.sweep.json after each run, and at the end to .csv and .html beside it. `overrides`
-    hold for every run; `only` does the one run of that name, and writes nothing of the sweep. Raises `ConfigError` if the
-    file is wrong, before anything runs; a run that fails has its "error" in the results.
+    hold for every run; `only` does the one run of that name, and writes nothing of the sweep. Raises `ConfigError` if
+    the file is wrong, before anything runs; a run that fails has its "error" in the results.
     """
     runs = grid(path, overrides or {})
     until = read_yaml(path).get("until", "report")

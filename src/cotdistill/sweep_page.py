@@ -44,8 +44,19 @@ def write_pages(summary: Mapping[str, Any], stem: Path) -> None:
         figures=figures(points(runs), curves),
         curves=curves,
         assumptions=ASSUMPTIONS,
+        warnings=warnings_of(runs),
     )
     write_atomic(Path(f"{stem}.html"), html)
+
+
+def warnings_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Each warning with the results that have it."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        for result in run.get("results", ()):
+            for warning in result["warnings"]:
+                found.setdefault(warning, []).append(f"{run['run']} {result['method']}")
+    return found
 
 
 def settings_of(runs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -56,7 +67,7 @@ def settings_of(runs: Sequence[Mapping[str, Any]]) -> list[str]:
 def table_of(summary: Mapping[str, Any]) -> tuple[list[str], list[list[Cell]]]:
     """Header and rows of the CSV: a row a result, and one for a run without any."""
     settings = settings_of(summary["runs"])
-    header = ["run", *settings, "task", "method", "seed", *MEASURED, *CATEGORIES, "seconds", *PLACE, "error"]
+    header = ["run", *settings, "task", "method", "seed", *MEASURED, *CATEGORIES, "seconds", *PLACE, "failed"]
     return header, [row for run in summary["runs"] for row in _rows(run, settings)]
 
 
