@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from cotdistill import progress
@@ -66,7 +66,7 @@ class Board:
         """Runs that are not waiting, as many as fit: those that run or failed before those that are done."""
         counts = Counter(row.state for row in self.rows.values())
         title = ", ".join(f"{counts[state]} {state}" for state in ("done", "running", "waiting", "failed"))
-        table = Table("run", "state", "time", "", title=title, title_justify="left", expand=True)
+        table = Table("run", "state", "time", Column("now", ratio=1), title=title, title_justify="left", expand=True)
         order = ("running", "failed", "done")
         shown = sorted((i for i in self.rows.items() if i[1].state in order), key=lambda i: order.index(i[1].state))
         for name, row in shown[: max(1, progress.console.height - ROWS_LEFT)]:

@@ -60,7 +60,7 @@ def fitted(found: Sequence[Point]) -> list[Curve]:
         _fitted(axis, line)
         for axis in TWICE
         for line in lines(found, AXES[axis])
-        if line.moves  # the plain baselines do not change with D
+        if line.moves and len(line.spots) > 1  # the plain baselines do not change with D
     ]
 
 
@@ -68,7 +68,7 @@ def _fitted(axis: str, line: Line) -> Curve:
     what, places = f"{line.task}, {line.name}", len(line.spots)
     if places < FEWEST:
         values = " and ".join(f"{spot.x:,.0f}" for spot in line.spots)
-        sentence = f"{what}: no curve over {AXES[axis].label}: it needs {FEWEST} values, and there is {values}."
+        sentence = f"{what}: no curve over {AXES[axis].label}: it needs {FEWEST} values, not {values} alone."
         return Curve(axis, line.task, line.name, places, sentence)
     if {point.right for point in line.points} == {0} or all(point.right == point.n for point in line.points):
         sentence = f"{what}: no curve over {AXES[axis].label}: all is at {100 * line.spots[0].mean:.0f}%."

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -39,26 +39,36 @@ class Published(NamedTuple):
 
 @dataclass(frozen=True)
 class Figure:
-    """Accuracy along an axis, of one task. `svg` is None without matplotlib; `baselines` do not move along it."""
+    """Accuracy along an axis, of one task; `baselines` do not move along it. `name` is its own in the page."""
 
+    name: str
     axis: Axis
     task: str
     lines: Sequence[Line]
     baselines: Sequence[Line]
     published: Sequence[Published]
-    svg: Markup | None
+    curves: Sequence[Curve]
+
+    @cached_property
+    def svg(self) -> Markup | None:
+        """None without matplotlib."""
+        if (axes := new_axes(3.4)) is None:
+            return None
+        _draw(axes, self)
+        _label(axes, self.axis, sorted({spot.x for line in self.lines for spot in line.spots}))
+        return to_svg(axes, self.name)
 
 
 def figures(found: Sequence[Point], curves: Sequence[Curve]) -> list[Figure]:
     """One for each axis that the grid moves along, and each task. The cost is in dollars where all prices are known."""
     tasks = list(dict.fromkeys(point.task for point in found))
-    drawn: list[Figure] = []
+    wanted: list[Figure] = []
     for axis in AXES.values():
         some = lines(found, axis) if axis.place != unused_cost(found) else []
         for number, task in enumerate(tasks):
-            figure = _figure([line for line in some if line.task == task], axis, task, curves, f"{axis.place}-{number}")
-            drawn += [figure] if figure else []
-    return drawn
+            figure = _figure(f"{axis.place}-{number}", axis, task, [line for line in some if line.task == task], curves)
+            wanted += [figure] if figure else []
+    return wanted
 
 
 def unused_cost(found: Sequence[Point]) -> str:
@@ -67,38 +77,30 @@ def unused_cost(found: Sequence[Point]) -> str:
     return "teacher_tokens" if paid and all(paid) else "teacher_usd"
 
 
-def _figure(some: Sequence[Line], axis: Axis, task: str, curves: Sequence[Curve], name: str) -> Figure | None:
+def _figure(name: str, axis: Axis, task: str, some: Sequence[Line], curves: Sequence[Curve]) -> Figure | None:
     moving = [line for line in some if line.moves]
     if len({spot.x for line in moving for spot in line.spots}) < 2:
         return None
     # The same at each place, as it should be; where another setting moved it too, it says nothing here.
     flat = [line for line in some if not line.moves and len({spot.mean for spot in line.spots}) == 1]
-    published = _published(moving, axis)
-    svg = None
-    if (axes := new_axes(3.4)) is not None:
-        ours = [curve for curve in curves if (curve.axis, curve.task) == (axis.place, task)]
-        _draw(axes, moving, flat, published, ours)
-        _label(axes, axis, sorted({spot.x for line in moving for spot in line.spots}))
-        svg = to_svg(axes, name)
-    return Figure(axis, task, moving, flat, published, svg)
+    ours = [curve for curve in curves if (curve.axis, curve.task) == (axis.place, task)]
+    return Figure(name, axis, task, moving, flat, _published(moving, axis), ours)
 
 
-def _draw(
-    axes: Any, moving: Sequence[Line], flat: Sequence[Line], published: Sequence[Published], curves: Sequence[Curve]
-) -> None:
-    axis = moving[0].axis
+def _draw(axes: Any, figure: Figure) -> None:
+    axis, moving = figure.axis, figure.lines
     for number, line in enumerate(moving):
         colour, marker = LINES[number % len(LINES)]
         style = ("-", (0, (4, 1)))[number // len(LINES) % 2] if axis.joined else ""
         _draw_line(axes, line, {"color": colour, "marker": marker, "linestyle": style})
-        for curve in curves:
+        for curve in figure.curves:
             if curve.line == line.name and curve.slope is not None:
                 path = traced(curve, [spot.x for spot in line.spots])
                 axes.plot(*zip(*((x, 100 * y) for x, y in path), strict=True), color=colour, alpha=0.35, linewidth=3)
-    for number, line in enumerate(flat, len(moving)):
+    for number, line in enumerate(figure.baselines, len(moving)):
         colour, _ = LINES[number % len(LINES)]
         axes.axhline(100 * line.spots[0].mean, color=colour, linestyle=(0, (1, 2)), label=visible(line.name))
-    for number, (name, places) in enumerate(_by_student(published, axis).items()):
+    for number, (name, places) in enumerate(_by_student(figure.published, axis).items()):
         style = PAPER_LINES[number % len(PAPER_LINES)] if axis.joined else ""
         marker = PAPER_MARKERS[number % len(PAPER_MARKERS)]
         axes.plot(*zip(*places, strict=True), color=INK, alpha=0.6, linestyle=style, marker=marker, label=name)

@@ -117,6 +117,7 @@ def end_with_the_sweep() -> None:
     """In a process of a sweep: stop as at a Ctrl-C when the sweep is gone, however it went."""
     if WORKER not in os.environ:
         return
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background command is born deaf to it
 
     def listen() -> None:
         os.read(0, 1)

@@ -116,6 +116,7 @@ def buy(runs: Sequence[tuple[dict[str, Any], Config]], until: Stage) -> Iterator
         asked = until in ("generate", "curate") or any(METHODS[m].learns_rationale for m in config.evaluate.methods)
         pool = repr((config.task, config.all_teachers))
         if asked and pool not in errors:
+            progress.say(f"sweep: first the teacher's part of {config.name}")
             entry = one_run(({}, config), "generate")
             errors[pool] = entry.get("error", "")
         if asked and errors[pool]:
@@ -161,6 +162,11 @@ def grid(path: Path, overrides: Mapping[str, Any]) -> list[tuple[dict[str, Any],
     axes = values.get("grid")
     if not isinstance(axes, Mapping) or not axes or not all(isinstance(v, list | dict) and v for v in axes.values()):
         raise ConfigError(f"{path}: `grid:` must map fields to lists, such as teacher.samples: [1, 2, 4].")
+    for key in overrides:
+        if axis := next((axis for axis in axes if _sets(key, axis, axes[axis])), None):
+            raise ConfigError(
+                f"{key}: it is what the grid of {path} varies ({axis}). Change it there, or copy the file."
+            )
     base = values.get("base", QUICKSTART)
     source = path if isinstance(base, Mapping) or base == QUICKSTART else path.parent / base
     sections = dict(base) if isinstance(base, Mapping) else read_yaml(path.parent / base)
@@ -178,6 +184,15 @@ def grid(path: Path, overrides: Mapping[str, Any]) -> list[tuple[dict[str, Any],
     if len({config.name for _, config in runs}) < len(runs):
         raise ConfigError(f"{path}: two runs of the grid have the same settings, or names that look the same.")
     return runs
+
+
+def _sets(key: str, axis: str, values: Any) -> bool:
+    """Whether setting `key` would undo what an axis sets."""
+    if key == axis or axis.startswith(f"{key}."):
+        return True
+    field = key.removeprefix(f"{axis}.").partition(".")[0]
+    sections = values.values() if isinstance(values, dict) else values
+    return key.startswith(f"{axis}.") and any(isinstance(v, Mapping) and field in v for v in sections)
 
 
 class _Point(NamedTuple):
