@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cotdistill.records import CATEGORIES
@@ -32,7 +32,7 @@ def made_run(name: str, settings: dict[str, Any], results: Sequence[dict[str, An
     }
 
 
-def over_d(rights: dict[int, Sequence[int]], n: int = 100, **place: Any) -> list[dict[str, Any]]:
+def over_d(rights: Mapping[int, Sequence[int]], n: int = 100, **place: Any) -> list[dict[str, Any]]:
     """A run for each D, with a seed for each count of right answers; and the plain baseline, the same in all."""
     return [
         made_run(

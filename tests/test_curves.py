@@ -17,6 +17,7 @@ def test_a_curve_is_found_again_and_its_doubling_is_on_it() -> None:
     assert found.intercept == pytest.approx(-2, abs=0.001)
     assert (found.at, found.places) == (8, 4)
     assert found.gain == pytest.approx(0.5 - 0.3775, abs=0.001)
+    assert found.gain is not None
     assert found.low is not None
     assert found.high is not None
     assert found.low < found.gain < found.high

@@ -59,7 +59,9 @@ def sweep(
     if only is not None:
         return {"sweep": path.stem, "runs": [one_run(_named(runs, only), until)], "curves": []}
     if jobs > 1 and ranks.processes() > 1:
-        raise ConfigError("--jobs: this is one of several processes that train together. Use one or the other.")
+        raise ConfigError(
+            "--jobs: this is one of several processes of torchrun, which train together.\nUse one or the other."
+        )
     stem = _stem(path, runs)
     entries: dict[str, dict[str, Any]] = {}
 
