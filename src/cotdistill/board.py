@@ -84,4 +84,7 @@ class Board:
 def accuracies(entry: Mapping[str, Any]) -> str:
     """The results of a run in a few words."""
     found = [f"{r['method']} {100 * r['accuracy']:.1f}%" if r["n"] else f"{r['method']} -" for r in entry["results"]]
-    return ", ".join(found) or "as far as it was to go"
+    ledger = entry["ledger"]
+    return ", ".join(found) or (
+        f"{ledger['right']:,} of {ledger['answered']:,} rationales right" if ledger else "asked"
+    )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from cotdistill.csv_files import Cell, write_csv
@@ -94,22 +94,25 @@ def _cell(value: Any) -> Cell:
 
 
 def terminal_table(summary: Mapping[str, Any]) -> Table:
-    """The results by setting, for the terminal."""
-    settings = settings_of(summary["runs"])
-    table = Table()
-    for name in (*(setting.rpartition(".")[2] for setting in settings), "method", "seed"):
-        table.add_column(name, overflow="fold")
-    for name in ("accuracy", "95% interval", "n"):
+    """The results by setting, for the terminal; of a sweep that ends before training, the rationales."""
+    runs, settings = summary["runs"], settings_of(summary["runs"])
+    measured = any(run.get("results") for run in runs)
+    table = Table(*(Column(setting.rpartition(".")[2], overflow="fold") for setting in settings))
+    numbers = ("seed", "accuracy", "95% interval", "n") if measured else ("kept",)
+    table.add_column("method" if measured else "right rationales")
+    for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
-    for run in summary["runs"]:
+    for run in runs:
+        # As Text, for a string would be read as markup.
         before = [Text(visible(str(run["settings"].get(setting)))) for setting in settings]
         if "error" in run:
             table.add_row(*before, Text("failed", "red"))
+        elif not measured and (ledger := run["ledger"]):
+            table.add_row(*before, f"{ledger['right']:,} of {ledger['answered']:,}", f"{ledger['kept']:,}")
         for r in run.get("results", ()):
-            numbers = (f"{percent(r['accuracy'])}%", f"{percent(r['low'])} to {percent(r['high'])}") if r["n"] else "--"
-            table.add_row(*before, r["method"], "-" if r["seed"] is None else str(r["seed"]), *numbers, f"{r['n']:,}")
-        if not run.get("results") and (ledger := run.get("ledger")):
-            table.add_row(*before, f"right rationales: {ledger['right']:,} of {ledger['answered']:,}")
+            seed = "-" if r["seed"] is None else str(r["seed"])
+            share = (f"{percent(r['accuracy'])}%", f"{percent(r['low'])} to {percent(r['high'])}") if r["n"] else "--"
+            table.add_row(*before, r["method"], seed, *share, f"{r['n']:,}")
     return table
 
 
