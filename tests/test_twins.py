@@ -37,7 +37,10 @@ def a_student(config: Config, print_of: str = PRINT, epochs: tuple[str, ...] = (
 def make(config: Config, print_of: str = PRINT) -> Path | None:
     """What is there when training would begin."""
     folder = config.folder / "student/fine_tune-0"
-    with Store(config.store_path) as store, made_once(store, folder, print_of, config):
+    with (
+        Store(config.store_path) as store,
+        made_once(store, folder, print_of, config, [config.runs / name for name in ("zero", "one", "two")]),
+    ):
         return folder if folder.exists() else None
 
 
@@ -62,12 +65,12 @@ def test_it_shares_weights_and_outlives_the_other(tmp_path: Path) -> None:
         ("weights gone", False),
         ("mark cut", False),
         ("mark gone", False),
-        ("another folder of runs", False),
+        ("no sibling", False),
     ],
 )
 def test_only_a_whole_one_of_the_same_making_is_taken(fault: str, taken: bool, tmp_path: Path) -> None:
-    runs = tmp_path / ("other" if fault == "another folder of runs" else "runs")
-    twin = a_student(a_run(runs, "one"), "cd" * 32 if fault == "another student" else PRINT)
+    name = "stranger" if fault == "no sibling" else "one"
+    twin = a_student(a_run(tmp_path / "runs", name), "cd" * 32 if fault == "another student" else PRINT)
     if fault == "weights gone":
         (twin / "model.safetensors").unlink()
         (twin.parents[1] / "config.yaml").unlink()
@@ -95,7 +98,10 @@ def test_one_trains_and_the_other_waits_for_it(tmp_path: Path, capsys: pytest.Ca
     began = threading.Event()
 
     def train() -> None:
-        with Store(one.store_path) as store, made_once(store, one.folder / "student/fine_tune-0", PRINT, one):
+        with (
+            Store(one.store_path) as store,
+            made_once(store, one.folder / "student/fine_tune-0", PRINT, one, [two.folder]),
+        ):
             began.set()
             time.sleep(0.1)
             a_student(one)

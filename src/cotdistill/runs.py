@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -37,6 +37,7 @@ class Run:
     students: dict[str, Path] = field(default_factory=dict)
     predictions: dict[str, tuple[list[Generation], list[Score]]] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
+    siblings: Sequence[Path] = ()  # folders of runs whose students may be this one's too
 
     @property
     def folder(self) -> Path:

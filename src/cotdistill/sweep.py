@@ -56,8 +56,9 @@ def sweep(
     """
     runs = grid(path, overrides or {})
     until = read_yaml(path).get("until", "report")
+    folders = [config.folder for _, config in runs]
     if only is not None:
-        return {"sweep": path.stem, "runs": [one_run(_named(runs, only), until)], "curves": []}
+        return {"sweep": path.stem, "runs": [one_run(_named(runs, only), until, folders)], "curves": []}
     if jobs > 1 and ranks.processes() > 1:
         raise ConfigError(
             "--jobs: this is one of several processes of torchrun, which train together.\nUse one or the other."
@@ -78,7 +79,7 @@ def sweep(
         if jobs == 1:
             for settings, config in order:
                 board.begin(config.name)
-                done(config.name, one_run((settings, config), until))
+                done(config.name, one_run((settings, config), until, folders))
         else:
             for name, error in buy(order, until):
                 done(name, {"error": error})
@@ -91,12 +92,12 @@ def sweep(
     return summary
 
 
-def one_run(run_of: tuple[dict[str, Any], Config], until: Stage) -> dict[str, Any]:
+def one_run(run_of: tuple[dict[str, Any], Config], until: Stage, siblings: Sequence[Path] = ()) -> dict[str, Any]:
     """The entry of one run: its results, or its error."""
     settings, config = run_of
     entry: dict[str, Any] = {"run": config.name, "settings": settings}
     try:
-        this = run(config, until)
+        this = run(config, until, siblings)
         place = place_of(this)
     except CotdistillError as error:
         return entry | {"error": str(error)}

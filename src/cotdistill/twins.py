@@ -1,6 +1,6 @@
-"""A student that another run of the folder has already is taken from there, and never trained twice.
+"""A student that another run of a sweep has already is taken from there, and never trained twice.
 
-    with made_once(store, folder, fingerprint(pairs, config.student, seed), config):
+    with made_once(store, folder, fingerprint(pairs, config.student, seed), config, siblings):
         train(pairs, config.student, folder, seed)
 
 Such are the plain fine_tune students of a sweep over D. Weights are hard links: each run can be removed for itself.
@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,18 +27,23 @@ POLL_SECONDS = 0.5
 
 
 @contextmanager
-def made_once(store: Store, folder: Path, print_of: str, config: Config) -> Iterator[None]:
-    """Hold the student of that fingerprint for this process, and link it into `folder` if another run has it.
+def made_once(store: Store, folder: Path, print_of: str, config: Config, siblings: Sequence[Path]) -> Iterator[None]:
+    """Hold the student of that fingerprint for this process, and link it into `folder` if a sibling run has it.
 
     Where another process holds it, as one that trains it, this waits.
     """
+    if not siblings:
+        yield
+        return
     key = bytes.fromhex(print_of)
     if not store.claim([key]):
         say(f"{folder.name}: another run is training this very student; waiting for it")
         while not store.claim([key]):
             time.sleep(POLL_SECONDS)
     try:
-        if _facts(folder / COMPLETE).get("fingerprint") != print_of and (twin := _twin(print_of, config)):
+        if _facts(folder / COMPLETE).get("fingerprint") != print_of and (
+            twin := _twin(folder.name, print_of, config, siblings)
+        ):
             with suppress(OSError, shutil.Error):  # it may be gone by now: then it is trained
                 _link(twin, folder)
                 say(f"{folder.name}: linked from {twin}, the same student")
@@ -47,12 +52,12 @@ def made_once(store: Store, folder: Path, print_of: str, config: Config) -> Iter
         store.unclaim([key])
 
 
-def _twin(print_of: str, config: Config) -> Path | None:
-    """The folder of a student with that fingerprint, of any run that has all that `config`'s needs of it."""
-    for mark in sorted(config.runs.glob(f"*/student/*/{COMPLETE}")):
-        student = mark.parent
-        same = _facts(mark).get("fingerprint") == print_of
-        if same and (_whole(student) or _same_test(student.parents[1], config)):
+def _twin(name: str, print_of: str, config: Config, siblings: Sequence[Path]) -> Path | None:
+    """The folder of a student with that fingerprint, of a run that has all that `config`'s needs of it."""
+    for run in siblings:
+        student = run / "student" / name
+        same = _facts(student / COMPLETE).get("fingerprint") == print_of
+        if same and (_whole(student) or _same_test(run, config)):
             return student
     return None
 
