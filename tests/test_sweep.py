@@ -16,10 +16,12 @@ from typing import Any
 
 import pytest
 
+from cotdistill.cli import main
 from cotdistill.config import TaskConfig
+from cotdistill.config_file import parse_overrides
 from cotdistill.errors import ConfigError
 from cotdistill.store import Store
-from cotdistill.sweep import grid, sweep
+from cotdistill.sweep import _command, grid, sweep
 from cotdistill.tasks import load_task
 from servers import Server
 from tiny import tiny_model
@@ -297,3 +299,27 @@ def test_what_cannot_be_is_said(jobs: str, only: str, said: str, base: Path, mon
     file = write(base, "base: base.yaml\ngrid: {teacher.samples: [1, 2]}\n")
     with pytest.raises(ConfigError, match=said):
         sweep(file, jobs=int(jobs), only=only or None)
+
+
+def test_the_command_prints_a_table_and_ends_with_1_where_a_run_failed(
+    base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(base, "base: base.yaml\nuntil: curate\ngrid: {teacher.samples: [2, 99]}\n")
+    codes: list[int] = []
+    main(["sweep", str(file)], leave=codes.append)
+    printed = capsys.readouterr()
+    assert codes == [1]
+    assert "of 16" in printed.out
+    assert "failed" in printed.out
+    assert "d.sweep.html" in printed.out
+    assert "d-samples99 failed: completions are not in word_problems.sqlite" in printed.err
+    assert "1 of 2 runs failed" in printed.err
+    main(["sweep", str(file), "--json", "--only", "d-samples2"], leave=codes.append)
+    (only,) = json.loads(capsys.readouterr().out)["runs"]
+    assert (only["run"], only["ledger"]["asked"], codes) == ("d-samples2", 16, [1, 0])
+
+
+@pytest.mark.parametrize("value", [1e-05, "1", "a: b", [0, 1], {"a": 2e-6}, None, True, Path("a b")])
+def test_a_setting_reaches_a_process_as_it_is(value: object) -> None:
+    *_, word = _command(Path("d.yaml"), {"x.y": value}, "d-1")
+    assert parse_overrides([word]) == {"x.y": str(value) if isinstance(value, Path) else value}

@@ -117,11 +117,17 @@ def sweep_command(
     """Do one run for each point of a grid; they share what they can. Exit code 1 if any failed."""
     from cotdistill.config_file import parse_overrides
     from cotdistill.side_by_side import end_with_the_sweep
-    from cotdistill.sweep import sweep
+    from cotdistill.sweep import say_failures, sweep
 
     end_with_the_sweep()
     summary = sweep(file, parse_overrides(overrides or []), jobs, only)
-    show_sweep(summary, as_json)
+    if as_json:
+        typer.echo(json.dumps(summary, indent=1))
+    else:
+        from cotdistill.sweep_page import show_sweep
+
+        show_sweep(summary)
+    say_failures(summary)
     if any("error" in run for run in summary["runs"]):
         raise typer.Exit(1)
 
@@ -312,26 +318,6 @@ def show_results(this: Run, as_json: bool) -> None:
     progress.say(verdict(this.results, this.methods))
     if not as_json:
         typer.echo((this.folder / "report.html").absolute())
-
-
-def show_sweep(summary: dict[str, Any], as_json: bool) -> None:
-    from cotdistill import progress
-
-    if as_json:
-        typer.echo(json.dumps(summary, indent=1))
-    else:
-        from rich.console import Console
-
-        from cotdistill.sweep_page import terminal_table
-
-        Console().print(terminal_table(summary))
-        for line in [curve["sentence"] for curve in summary["curves"]] + [summary.get("page")]:
-            typer.echo(line) if line else None
-    failed = [run for run in summary["runs"] if "error" in run]
-    if failed:
-        progress.say(f"sweep: {len(failed)} of {len(summary['runs'])} runs failed; the same command does them again.")
-    for run in failed:
-        progress.say(f"sweep: {run['run']}: {run['error']}")
 
 
 def show(results: list[Any], as_json: bool) -> None:

@@ -40,7 +40,7 @@ from cotdistill.points import points
 from cotdistill.records import to_json
 from cotdistill.runs import write_json
 from cotdistill.side_by_side import side_by_side
-from cotdistill.sweep_page import write_pages
+from cotdistill.sweep_page import warnings_of, write_pages
 
 KEYS = ("base", "name", "grid", "until")
 
@@ -109,6 +109,18 @@ def one_run(run_of: tuple[dict[str, Any], Config], until: Stage, siblings: Seque
     return entry | {"task": this.task.name, "place": place, "results": results, "ledger": ledger}
 
 
+def say_failures(summary: Mapping[str, Any]) -> None:
+    """Which warnings there are, and which runs failed."""
+    runs = summary["runs"]
+    for warning, where in warnings_of(runs).items():
+        progress.say(f"warning: {where[0]}{f' and {len(where) - 1} more' if len(where) > 1 else ''}: {warning}")
+    failed = [entry for entry in runs if "error" in entry]
+    for entry in failed:
+        progress.say(f"sweep: {entry['run']} failed: {entry['error']}")
+    if failed:
+        progress.say(f"sweep: {len(failed)} of {len(runs)} runs failed; the same command does them again.")
+
+
 def buy(runs: Sequence[tuple[dict[str, Any], Config]], until: Stage) -> Iterator[tuple[str, str]]:
     """Ask all teachers, one pool after the other; yields name and error of each run whose teacher failed.
 
@@ -133,6 +145,7 @@ def _command(path: Path, overrides: Mapping[str, Any], name: str) -> list[str]:
 
 
 def _yaml(value: object) -> str:
+    value = str(value) if isinstance(value, Path) else value
     return yaml.safe_dump(value, default_flow_style=True, width=math.inf).removesuffix("\n...\n").removesuffix("\n")
 
 
@@ -175,13 +188,13 @@ def grid(path: Path, overrides: Mapping[str, Any]) -> list[tuple[dict[str, Any],
     sections = dict(base) if isinstance(base, Mapping) else read_yaml(path.parent / base)
     runs = []
     for combination in itertools.product(*map(_points, axes.values())):
-        points = dict(zip(axes, combination, strict=True))
-        short = "-".join(f"{key.rpartition('.')[2]}{_plain(point.name)}" for key, point in points.items())
-        settings = {key: point.value for key, point in points.items()}
+        chosen = dict(zip(axes, combination, strict=True))
+        short = "-".join(f"{key.rpartition('.')[2]}{_plain(point.name)}" for key, point in chosen.items())
+        settings = {key: point.value for key, point in chosen.items()}
         name = f"{values.get('name', path.stem)}-{short}"
         shown = {
             key: point.name.lstrip("-") if isinstance(point.value, Mapping) else point.value
-            for key, point in points.items()
+            for key, point in chosen.items()
         }
         runs.append((shown, make_config(sections, {**settings, **overrides, "name": name}, source)))
     if len({config.name for _, config in runs}) < len(runs):

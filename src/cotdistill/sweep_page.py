@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -93,6 +94,14 @@ def _cell(value: Any) -> Cell:
     return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
+def show_sweep(summary: Mapping[str, Any]) -> None:
+    """The table, what twice as much would bring, and where the page is, on stdout."""
+    console = Console()
+    console.print(terminal_table(summary))
+    for line in (*(curve["sentence"] for curve in summary["curves"]), summary.get("page", "")):
+        console.print(Text(visible(line)), soft_wrap=True) if line else None
+
+
 def terminal_table(summary: Mapping[str, Any]) -> Table:
     """The results by setting, for the terminal; of a sweep that ends before training, the rationales."""
     runs, settings = summary["runs"], settings_of(summary["runs"])
@@ -111,7 +120,9 @@ def terminal_table(summary: Mapping[str, Any]) -> Table:
             table.add_row(*before, f"{ledger['right']:,} of {ledger['answered']:,}", f"{ledger['kept']:,}")
         for r in run.get("results", ()):
             seed = "-" if r["seed"] is None else str(r["seed"])
-            share = (f"{percent(r['accuracy'])}%", f"{percent(r['low'])} to {percent(r['high'])}") if r["n"] else "--"
+            share = (
+                (f"{percent(r['accuracy'])}%", f"{percent(r['low'])} to {percent(r['high'])}") if r["n"] else ("-", "-")
+            )
             table.add_row(*before, r["method"], seed, *share, f"{r['n']:,}")
     return table
 
