@@ -1,17 +1,17 @@
 """A sweep's results beside the paper's, as Markdown: python experiments/table.py runs/recorded_175b.sweep.json
 
-The paper's rows are in paper.csv: "Large Language Models Are Reasoning Teachers" (Ho, Schmid, Yun, ACL 2023), tables
-of the main results, as the authors' notebooks/results.ipynb prints them; diverse is D = 64 on MultiArith and SVAMP,
-else 8. Ours have 95% Wilson intervals; of several seeds, each has a row.
+The paper's rows are in the package's paper.csv, of which src/cotdistill/figures.py says where they are from. Ours have
+95% Wilson intervals; of several seeds, each has a row.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from pathlib import Path
 from typing import Any
+
+from cotdistill.figures import paper as published
 
 STUDENTS = ("GPT-2 124M", "T5-small 60M", "GPT-3 ada 0.3B")
 METHODS = ("zero_shot", "few_shot_cot", "fine_tune", "fine_tune_cot", "fine_tune_cot_diverse")
@@ -22,13 +22,12 @@ def main() -> None:
     parser.add_argument("sweep", type=Path)
     arguments = parser.parse_args()
     runs = json.loads(arguments.sweep.read_text())["runs"]
-    print(table([run for run in runs if "results" in run], paper(Path(__file__).with_name("paper.csv"))))
+    print(table([run for run in runs if "results" in run], paper()))
 
 
-def paper(path: Path) -> dict[tuple[str, str, str], str]:
+def paper() -> dict[tuple[str, str, str], str]:
     """Accuracy in percent by (student, method, task)."""
-    with path.open(newline="") as file:
-        return {(row["student"], row["method"], row["task"]): row["accuracy"] for row in csv.DictReader(file)}
+    return {(row.student, row.method, row.task): f"{row.accuracy:.2f}" for row in published()}
 
 
 def table(runs: list[dict[str, Any]], published: dict[tuple[str, str, str], str]) -> str:

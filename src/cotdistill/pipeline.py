@@ -12,6 +12,7 @@ report     all of these -> report.html
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -29,15 +30,20 @@ from cotdistill.plan import Plan, make_plan
 from cotdistill.records import Generation, Question, write_jsonl
 from cotdistill.runs import Run, label, open_run, students, write_json
 from cotdistill.teachers import ask_teachers, read_teachers
-from cotdistill.train import train
+from cotdistill.train import fingerprint, train
+from cotdistill.twins import made_once
 
 Stage = Literal["generate", "curate", "train", "evaluate", "report"]
 STAGES: tuple[Stage, ...] = ("generate", "curate", "train", "evaluate", "report")
 
 
-def run(config: Config, until: Stage = "report") -> Run:
-    """Do the stages up to and with `until`; raises what they raise, with all that was bought stored."""
+def run(config: Config, until: Stage = "report", siblings: Sequence[Path] = ()) -> Run:
+    """Do the stages up to and with `until`; raises what they raise, with all that was bought stored.
+
+    `siblings` are the folders of runs from which a student is taken that is the same.
+    """
     with open_run(config) as this:
+        this.siblings = siblings
         if this.needs_teacher or until in ("generate", "curate"):
             generate_rationales(this)
             if until != "generate":
@@ -128,7 +134,7 @@ def keep_right(this: Run) -> Curated:
 
 
 def teach(this: Run, method: Method, seed: int) -> Path:
-    """The student of `method` and `seed`, trained unless it is there."""
+    """The student of `method` and `seed`, trained unless this run or a sibling has it."""
     config = this.config.student
     if method.learns_rationale:
         pairs = this.curated.pairs if this.curated else []
@@ -138,5 +144,8 @@ def teach(this: Run, method: Method, seed: int) -> Path:
     folder = this.folder / "student" / label(method, seed)
     answer = partial(count_right, method, this.task.train, this.answer_type, this.config.evaluate)
     cache = this.config.runs / ".kd"  # no name of a run
-    with progress.stage(f"train {label(method, seed)}", "steps") as advance:
+    with (
+        made_once(this.store, folder, fingerprint(pairs, config, seed), this.config, this.siblings),
+        progress.stage(f"train {label(method, seed)}", "steps") as advance,
+    ):
         return train(pairs, config, folder, seed, advance, cache, answer)

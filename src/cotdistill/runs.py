@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -47,6 +47,7 @@ class Run:
     comparisons: tuple[Comparison, ...] = ()
     costs: Costs | None = None
     warnings: tuple[str, ...] = ()
+    siblings: Sequence[Path] = ()  # folders of runs whose students may be this one's too
 
     @property
     def folder(self) -> Path:
