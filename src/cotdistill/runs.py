@@ -27,37 +27,15 @@ from cotdistill.train import refuse_other_kinds
 
 
 @dataclass
-class Run:
-    """A config, its folder, and what its stages have made so far."""
+class Setup:
+    """A config and its task: all that says how a run asks and reads answers, whether or not it is done."""
 
     config: Config
     task: Task
-    store: Store
-    curated: Curated | None = None
-    students: dict[str, Path] = field(default_factory=dict)
-    predictions: dict[str, tuple[list[Generation], list[Score]]] = field(default_factory=dict)
-    results: list[Result] = field(default_factory=list)
-
-    @property
-    def folder(self) -> Path:
-        return self.config.folder
-
-    @property
-    def generations(self) -> list[Generation]:
-        """All rationales that the teachers wrote, read from the file."""
-        return read_jsonl(self.folder / "generations.jsonl", Generation)
 
     @cached_property
     def answer_type(self) -> AnswerType:
         return answers.answer_type(self.config.task.rule, self.task.answer_type, self.task.options)
-
-    @cached_property
-    def budget(self) -> Budget:
-        return Budget(limit_of(self.config.limits), self.folder / "spent.json")
-
-    @cached_property
-    def teachers(self) -> list[Teacher]:
-        return open_teachers(self.config, self.teacher_method, self.budget)
 
     @cached_property
     def exemplars(self) -> tuple[Question, ...]:
@@ -77,6 +55,38 @@ class Run:
         known = methods(student.format, is_seq2seq(student.model), exemplars, student.rationale)
         return {name: known[name] for name in wanted}
 
+    @property
+    def needs_teacher(self) -> bool:
+        return any(METHODS[name].learns_rationale for name in self.config.evaluate.methods)
+
+
+@dataclass
+class Run(Setup):
+    """A config, its folder, and what its stages have made so far."""
+
+    store: Store
+    curated: Curated | None = None
+    students: dict[str, Path] = field(default_factory=dict)
+    predictions: dict[str, tuple[list[Generation], list[Score]]] = field(default_factory=dict)
+    results: list[Result] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        return self.config.folder
+
+    @property
+    def generations(self) -> list[Generation]:
+        """All rationales that the teachers wrote, read from the file."""
+        return read_jsonl(self.folder / "generations.jsonl", Generation)
+
+    @cached_property
+    def budget(self) -> Budget:
+        return Budget(limit_of(self.config.limits), self.folder / "spent.json")
+
+    @cached_property
+    def teachers(self) -> list[Teacher]:
+        return open_teachers(self.config, self.teacher_method, self.budget)
+
     def refuse_what_cannot_be_asked(self) -> None:
         """Make every prompt once: a method or a teacher that cannot be asked is an error before anything is bought."""
         for method in (*self.methods.values(), *([self.teacher_method] if self.needs_teacher else [])):
@@ -88,10 +98,6 @@ class Run:
                 f"teacher.style: human, and {self.task.name} has no rationales of people.\n"
                 "Name their column with task.rationale=COLUMN, or choose another style."
             )
-
-    @property
-    def needs_teacher(self) -> bool:
-        return any(METHODS[name].learns_rationale for name in self.config.evaluate.methods)
 
     @property
     def teacher_identities(self) -> list[dict[str, str]]:

@@ -1,0 +1,242 @@
+"""A run's folder, read again: all that its page, `report RUN` and `view` show. Nothing is asked, trained or bought.
+
+write_report(read_page(Path("runs/quickstart")), Path("report.html"))
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from itertools import groupby, islice
+from operator import attrgetter
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from cotdistill.charts import label
+from cotdistill.chunks import generations_of, spans
+from cotdistill.config import Config, load_config
+from cotdistill.curate import Job, make_job
+from cotdistill.errors import CotdistillError, DataError
+from cotdistill.evaluate import verdict
+from cotdistill.filters import leaked
+from cotdistill.methods import METHODS, methods
+from cotdistill.models import is_seq2seq
+from cotdistill.records import Generation, Pair, Question, Result, Score, from_line, iter_json_lines
+from cotdistill.report import Page, Rationale
+from cotdistill.runs import Setup
+from cotdistill.tasks import load_task
+from cotdistill.train import trained_facts
+
+MOST_TRAINING = 3000  # training questions that a page is made of: it holds fewer
+SHOWN_PAIRS = 2
+Predictions = dict[str, tuple[list[Generation], list[Score]]]
+Key = tuple[str, int, str]  # question id, sample, teacher
+
+
+def read_page(folder: Path, setup: Setup | None = None, only: str = "") -> Page:
+    """The page of the run in `folder`, of what is there; `only`: one question.
+
+    `setup` is the run's own; None: it is read. Where the task cannot be, the questions are those of the predictions.
+    Raises `DataError` where the folder has no run.
+    """
+    config, setup, notes = (setup.config, setup, list(setup.task.notes)) if setup else read_setup(folder)
+    results = read_results(folder / "result.json")
+    names = [label(r) for r in results] or sorted(path.stem for path in (folder / "predictions").glob("*.jsonl"))
+    predictions, written = read_predictions(folder, names)
+    questions: Sequence[Question] = setup.task.test if setup else []
+    if any(Question(q.id, q.text, q.answer) != written.get(q.id, Question(q.id, q.text, q.answer)) for q in questions):
+        notes.append("the task's test questions are not those that were asked: these are shown, without options.")
+        questions = []
+    questions = questions or list(written.values())
+    taught = config.evaluate.methods and any(METHODS[name].learns_rationale for name in config.evaluate.methods)
+    ledger = read_json(folder / "ledger.json") if taught or not results else {}
+    lengths, n_asked, rationales = read_rationales(folder, setup, only) if ledger and setup else ([], 0, [])
+    trained = {n: facts for n in names if (facts := trained_facts(folder / "student" / n))}
+    learned = (n for n in trained if METHODS[n.rpartition("-")[0]].learns_rationale)
+    return Page(
+        name=config.name,
+        task=setup.task.name if setup else config.task.name,
+        answer_type=setup.task.answer_type if setup else str(config.task.answer_type or "not known"),
+        n_train=len(setup.task.train) if setup else ledger.get("questions", 0),
+        n_test=len(questions),
+        source=setup.task.source if setup else "",
+        verdict=verdict(results, setup.methods if setup else METHODS),
+        results=results,
+        ledger=ledger,
+        questions=questions,
+        predictions=predictions,
+        manifest=read_json(folder / "manifest.json"),
+        pairs=[pair for _, pair in islice(read_pairs(folder), SHOWN_PAIRS)] if ledger else [],
+        warnings=notes,
+        dev_losses={name: facts["dev_losses"] for name, facts in trained.items()},
+        dev_accuracies={name: facts.get("dev_accuracies", []) for name, facts in trained.items()},
+        teachers=[*ledger.get("teachers", ())],
+        student=config.student.model,
+        rationales=rationales,
+        n_asked=n_asked,
+        trained=next((trained[n] for n in learned), {}),
+        teacher_lengths=lengths,
+        max_tokens=max(teacher.max_tokens for teacher in config.all_teachers),
+        reader=setup.answer_type if setup else None,
+        methods={n: setup.methods[m] for n in names if (m := method_of(n)) in setup.methods} if setup else {},
+        teacher_method=setup.teacher_method if setup and ledger else None,
+    )
+
+
+def method_of(name: str) -> str:
+    """The method that names a file of predictions, such as fine_tune_cot-0."""
+    return name if name in METHODS else name.rpartition("-")[0]
+
+
+def read_setup(folder: Path) -> tuple[Config, Setup | None, list[str]]:
+    """The config of the run in a folder, its setup where its task can be read, and notes on that."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        others = sorted(p.parent.name for p in folder.glob("*/config.yaml"))
+        has = (
+            f"It has runs: {', '.join(others[:5])}." if others else "Name the folder of a run, such as runs/quickstart."
+        )
+        raise DataError(f"{folder}: no run is here: it has no config.yaml.\n{has}")
+    config = load_config(path)
+    try:
+        setup = Setup(config, load_task(config.task))
+        _ = setup.methods, setup.teacher_method
+    except CotdistillError as error:
+        why = str(error).splitlines()[0]
+        note = f"the task cannot be read again ({why}): test questions are shown as they were asked, without options."
+        return config, None, [note]
+    return config, setup, list(setup.task.notes)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; empty where there is none."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path}: cannot be read as JSON ({error}). Do the run again: what was bought is kept."
+        ) from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: a JSON object was expected. Do the run again: what was bought is kept.")
+    return value
+
+
+def read_results(path: Path) -> list[Result]:
+    """The results in result.json; none where it is not there."""
+    names = {f.name for f in fields(Result)}
+    rows: list[dict[str, Any]] = read_json(path).get("results", [])
+    try:
+        known: list[dict[str, Any]] = [
+            {k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k in names} for row in rows
+        ]
+        return [Result(**row) for row in known]
+    except (TypeError, AttributeError) as error:
+        raise DataError(f"{path}: not the results of a run ({error}).") from None
+
+
+def read_predictions(folder: Path, names: Sequence[str]) -> tuple[Predictions, dict[str, Question]]:
+    """What each method wrote, scored, and the questions that were asked, by id."""
+    predictions: Predictions = {}
+    written: dict[str, Question] = {}
+    of_generation, of_score = ([f.name for f in fields(record)] for record in (Generation, Score))
+    for name in names:
+        path = folder / "predictions" / f"{name}.jsonl"
+        generations, scores = predictions.setdefault(name, ([], []))
+        for number, line in iter_json_lines(path):
+            try:
+                generations.append(Generation(**{k: line[k] for k in of_generation if k in line}))
+                scores.append(Score(**{k: line[k] for k in of_score if k in line}))
+                question = Question(line["question_id"], line["question"], line["gold"])
+            except (TypeError, KeyError) as error:
+                raise DataError(f"{path}, line {number}: not a prediction of a run ({error}).") from None
+            written.setdefault(question.id, question)
+    return predictions, written
+
+
+def read_pairs(folder: Path) -> Iterator[tuple[Key, Pair]]:
+    """The pairs of a run with what names each."""
+    names = {f.name for f in fields(Pair)}
+    path = folder / "pairs.jsonl"
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                pair = Pair(**{k: v for k, v in from_line(line).items() if k in names})
+            except (ValueError, TypeError, AttributeError) as error:
+                raise DataError(f"{path}, line {number}: not a Pair ({error}).") from None
+            yield (pair.question_id, pair.index, pair.teacher), pair
+
+
+def read_rationales(
+    folder: Path, setup: Setup, only: str = ""
+) -> tuple[list[tuple[int, int, int]], int, list[tuple[Question, Sequence[Rationale]]]]:
+    """The lengths of all rationales, how many questions have some, and part of these with what became of each.
+
+    Lengths are tokens, how many have them, and how many of these were cut. `only`: of this question alone.
+    """
+    path = folder / "generations.jsonl"
+    if not path.is_file():
+        return [], 0, []
+    train = setup.task.train
+    some = train if len(train) <= MOST_TRAINING else Random(0).sample(train, MOST_TRAINING)
+    chosen = {only} if only else {question.id for question in some}
+    kept = {key for key, _ in read_pairs(folder) if key[0] in chosen}
+    job = _job(setup)
+    lengths, cut = Counter[int](), Counter[int]()
+    found: dict[str, Sequence[Rationale]] = {}
+    n_asked = 0
+    for chunk in spans(path):
+        for question_id, group in groupby(generations_of(chunk), key=attrgetter("question_id")):
+            n_asked += 1
+            rationales = list(group)
+            for g in rationales:
+                if g.finish_reason != "error":
+                    lengths[g.completion_tokens] += 1
+                    cut[g.completion_tokens] += g.finish_reason == "length"
+            if question_id in chosen and question_id in job.questions:
+                found[question_id] = fates(job, rationales, kept)
+    in_order = [(q, found[q.id]) for q in train if q.id in found]
+    return [(tokens, n, cut[tokens]) for tokens, n in sorted(lengths.items()) if tokens], n_asked, in_order
+
+
+def _job(setup: Setup) -> Job:
+    """What judged the rationales of a run."""
+    student, curate = setup.config.student, setup.config.curate
+    form = methods(student.format, is_seq2seq(student.model), rationale=student.rationale)["fine_tune_cot"]
+    task = setup.task
+    rest = task.train, setup.teacher_method, form, setup.answer_type
+    in_test = leaked(task.train, task.test)
+    try:
+        return make_job(*rest, curate, in_test)
+    except DataError:  # the list of curate.only is no more there: what it left out is "left_out"
+        return make_job(*rest, curate.model_copy(update={"only": None}), in_test)
+
+
+def fates(job: Job, group: Sequence[Generation], kept: set[Key]) -> list[Rationale]:
+    """The rationales of one question with their scores and what became of them; the pairs say which were kept."""
+    question = job.questions[group[0].question_id]
+    looks, reasons = job.looks(question, group)
+    not_drawn = "over_total" if job.config.total else "left_out"
+    rationales = []
+    for g, look, reason in zip(group, looks, reasons, strict=True):
+        fate = "kept" if (g.question_id, g.index, g.teacher) in kept else reason or not_drawn
+        rationales.append((g, Score(g.question_id, g.index, *look.judged, g.teacher), fate))
+    return rationales
+
+
+def settings(config: Config) -> Mapping[str, str]:
+    """Each setting of a config by its name, as `section.field`."""
+    values = config.model_dump(mode="json", exclude={"name": True, "runs": True, "store": True, "limits": True})
+    flat: dict[str, str] = {}
+    for section, content in values.items():
+        if isinstance(content, dict):
+            flat |= {f"{section}.{field}": str(value) for field, value in content.items() if field != "api_key"}
+        else:
+            flat[section] = str(content)
+    return flat
