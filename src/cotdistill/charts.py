@@ -107,6 +107,7 @@ def draw_by_epoch(axes: Any, lines: Mapping[str, Sequence[tuple[float, float]]])
         axes.plot([p[0] for p in points], [p[1] for p in points], color=colour, marker=marker, label=visible(name))
     axes.grid(axis="y", color=GRID)
     axes.set(xlabel="epoch", xlim=(0, None))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False, labelcolor=INK)
 
 

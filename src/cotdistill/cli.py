@@ -120,10 +120,10 @@ def report_command(
     if form and form not in FORMATS:
         raise ConfigError(f"--format: {form!r} is not one of {', '.join(FORMATS)}.")
     words = arguments or []
-    if words and "=" not in words[0] and not words[0].endswith((".yaml", ".yml")):
-        folders = [Path(word) for word in words]
-    else:
+    if not words or "=" in words[0] or words[0].endswith((".yaml", ".yml")) or Path(words[0]).is_file():
         folders = [do(arguments, "report").folder]
+    else:
+        folders = [Path(word) for word in words]
     if form:
         sys.stdout.write(table(read_pages(folders), form))
     else:

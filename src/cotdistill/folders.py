@@ -47,7 +47,7 @@ def read_page(folder: Path, setup: Setup | None = None, only: str = "") -> Page:
     names = [label(r) for r in results] or sorted(path.stem for path in (folder / "predictions").glob("*.jsonl"))
     predictions, written = read_predictions(folder, names)
     questions: Sequence[Question] = setup.task.test if setup else []
-    if any(Question(q.id, q.text, q.answer) != written.get(q.id, Question(q.id, q.text, q.answer)) for q in questions):
+    if setup and not written.items() <= {q.id: Question(q.id, q.text, q.answer) for q in questions}.items():
         notes.append("the task's test questions are not those that were asked: these are shown, without options.")
         questions = []
     questions = questions or list(written.values())

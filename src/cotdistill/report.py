@@ -13,7 +13,7 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ KIND_NAMES = {
     "other": "other",
 }
 FATES = {
-    "kept": "kept: students learn from it",
+    "kept": "kept as a training example",
     "wrong": "dropped: its answer is wrong",
     "no_answer": "dropped: no answer could be read",
     "truncated": "dropped: cut off at the token limit",
@@ -68,10 +68,10 @@ FATES = {
 class Page:
     """All that a report shows; what is empty is not drawn.
 
-    `predictions` are by method and seed, as `fine_tune_cot-0`, or by method alone where nothing was
-    trained; so are `methods`, and `mistakes` by (question id, sample), those of rationales under "teacher".
-    `ledger` is that of the run's folder, empty where no teacher was asked. `rationales` are those of training
-    questions, all or a sample of the `n_asked` that there are. `dev_losses` are (epoch, loss), `dev_accuracies` (epoch, right, n), by student.
+    `predictions` are by method and seed, as `fine_tune_cot-0`, or by method alone where nothing was trained; so are
+    `methods`, and `mistakes` by (question id, sample), those of rationales under "teacher". `ledger` is that of the
+    run's folder, empty where no teacher was asked. `rationales` are those of training questions, all or a sample of
+    the `n_asked` that there are. `dev_losses` are (epoch, loss), `dev_accuracies` (epoch, right, n), by student.
     `trained` are facts of a student of these rationales. `rules_measured` says how far the rules of `mistakes` can
     be trusted. `differences` are what several runs that are compared have not alike: a value each by setting.
     """
@@ -130,6 +130,7 @@ def write_report(page: Page, path: Path) -> None:
     write_atomic(path, shell.render(around, tests=shown, training=taught))
 
 
+@cache
 def make_environment() -> jinja2.Environment:
     def read(name: str) -> str:
         return resources.files("cotdistill").joinpath(name).read_text(encoding="utf-8")
