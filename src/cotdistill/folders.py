@@ -13,16 +13,21 @@ from itertools import groupby, islice
 from operator import attrgetter
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from cotdistill.charts import label
 from cotdistill.chunks import generations_of, spans
+from cotdistill.compare import Comparison, Summary
 from cotdistill.config import Config, load_config
+from cotdistill.costs import Costs
 from cotdistill.curate import Job, make_job
 from cotdistill.errors import CotdistillError, DataError
 from cotdistill.evaluate import verdict
 from cotdistill.filters import leaked
 from cotdistill.methods import METHODS, methods
+from cotdistill.mistakes import Mistake
 from cotdistill.models import is_seq2seq
 from cotdistill.records import Generation, Pair, Question, Result, Score, from_line, iter_json_lines
 from cotdistill.report import Page, Rationale
@@ -33,6 +38,8 @@ from cotdistill.train import trained_facts
 MOST_TRAINING = 3000  # training questions that a page is made of: it holds fewer
 SHOWN_PAIRS = 2
 Predictions = dict[str, tuple[list[Generation], list[Score]]]
+Mistakes = dict[str, dict[tuple[str, int], tuple[Mistake, ...]]]
+Record = TypeVar("Record")
 Key = tuple[str, int, str]  # question id, sample, teacher
 
 
@@ -43,15 +50,19 @@ def read_page(folder: Path, setup: Setup | None = None, only: str = "") -> Page:
     Raises `DataError` where the folder has no run.
     """
     config, setup, notes = (setup.config, setup, list(setup.task.notes)) if setup else read_setup(folder)
-    results = read_results(folder / "result.json")
-    names = [label(r) for r in results] or sorted(path.stem for path in (folder / "predictions").glob("*.jsonl"))
-    predictions, written = read_predictions(folder, names)
+    path = folder / "result.json"
+    found = read_json(path)
+    results = as_records(list[Result], found.get("results", []), path)
+    there = sorted(path.stem for path in (folder / "predictions").glob("*.jsonl"))
+    names = [label(r) for r in results] or there
+    notes += [f"predictions/{n}.jsonl is not there: what it wrote is not shown." for n in names if n not in there]
+    predictions, mistakes, written = read_predictions(folder, [name for name in names if name in there])
     questions: Sequence[Question] = setup.task.test if setup else []
     if setup and not written.items() <= {q.id: Question(q.id, q.text, q.answer) for q in questions}.items():
         notes.append("the task's test questions are not those that were asked: these are shown, without options.")
         questions = []
     questions = questions or list(written.values())
-    taught = config.evaluate.methods and any(METHODS[name].learns_rationale for name in config.evaluate.methods)
+    taught = any(METHODS[name].learns_rationale for name in config.evaluate.methods)
     ledger = read_json(folder / "ledger.json") if taught or not results else {}
     lengths, n_asked, rationales = read_rationales(folder, setup, only) if ledger and setup else ([], 0, [])
     trained = {n: facts for n in names if (facts := trained_facts(folder / "student" / n))}
@@ -70,9 +81,13 @@ def read_page(folder: Path, setup: Setup | None = None, only: str = "") -> Page:
         predictions=predictions,
         manifest=read_json(folder / "manifest.json"),
         pairs=[pair for _, pair in islice(read_pairs(folder), SHOWN_PAIRS)] if ledger else [],
-        warnings=notes,
+        warnings=[*notes, *(warning for warning in found.get("warnings", []) if warning not in notes)],
         dev_losses={name: facts["dev_losses"] for name, facts in trained.items()},
         dev_accuracies={name: facts.get("dev_accuracies", []) for name, facts in trained.items()},
+        summaries=as_records(list[Summary], found.get("summaries", []), path),
+        comparisons=as_records(list[Comparison], found.get("comparisons", []), path),
+        costs=as_records(Costs, found["costs"], path) if found.get("costs") else None,
+        mistakes=mistakes,
         teachers=[*ledger.get("teachers", ())],
         student=config.student.model,
         rationales=rationales,
@@ -126,36 +141,41 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_results(path: Path) -> list[Result]:
-    """The results in result.json; none where it is not there."""
-    names = {f.name for f in fields(Result)}
-    rows: list[dict[str, Any]] = read_json(path).get("results", [])
+def as_records(kind: type[Record], value: Any, path: Path) -> Record:
+    """Records of a dataclass out of JSON; keys that it does not have are ignored."""
     try:
-        known: list[dict[str, Any]] = [
-            {k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k in names} for row in rows
-        ]
-        return [Result(**row) for row in known]
-    except (TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not the results of a run ({error}).") from None
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(f"{path}: not the results of a run ({where}: {first['msg']}).") from None
 
 
-def read_predictions(folder: Path, names: Sequence[str]) -> tuple[Predictions, dict[str, Question]]:
-    """What each method wrote, scored, and the questions that were asked, by id."""
+def read_predictions(folder: Path, names: Sequence[str]) -> tuple[Predictions, Mistakes, dict[str, Question]]:
+    """What each method wrote, scored, the mistakes that were found in it, and the questions that were asked, by id.
+
+    Of several samples of a question the one that is its method's answer comes first.
+    """
     predictions: Predictions = {}
+    mistakes: Mistakes = {}
     written: dict[str, Question] = {}
     of_generation, of_score = ([f.name for f in fields(record)] for record in (Generation, Score))
     for name in names:
         path = folder / "predictions" / f"{name}.jsonl"
         generations, scores = predictions.setdefault(name, ([], []))
-        for number, line in iter_json_lines(path):
+        for number, line in sorted(iter_json_lines(path), key=lambda row: not row[1].get("chosen", True)):
             try:
-                generations.append(Generation(**{k: line[k] for k in of_generation if k in line}))
+                g = Generation(**{k: line[k] for k in of_generation if k in line})
                 scores.append(Score(**{k: line[k] for k in of_score if k in line}))
-                question = Question(line["question_id"], line["question"], line["gold"])
+                question = Question(g.question_id, line["question"], line["gold"])
+                if "mistakes" in line:
+                    found = tuple(Mistake(m["kind"], m["evidence"]) for m in line["mistakes"])
+                    mistakes.setdefault(name, {})[g.question_id, g.index] = found
             except (TypeError, KeyError) as error:
                 raise DataError(f"{path}, line {number}: not a prediction of a run ({error}).") from None
+            generations.append(g)
             written.setdefault(question.id, question)
-    return predictions, written
+    return predictions, mistakes, written
 
 
 def read_pairs(folder: Path) -> Iterator[tuple[Key, Pair]]:

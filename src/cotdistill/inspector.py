@@ -45,14 +45,23 @@ class Answer:
 
 @dataclass(frozen=True)
 class Row:
-    """A question and its answers. `divided`: of the methods that answered it some are right and others are not."""
+    """A question and its answers, the first of a method being the one that counts.
+
+    `divided`: some methods are right and others are not, or some of the teacher's samples.
+    """
 
     question: Question
     answers: Sequence[Answer]
 
     @property
     def divided(self) -> bool:
-        return len({a.category == "correct" for a in self.answers if a.category not in NOTHING}) > 1
+        first = {answer.key: answer for answer in reversed(self.answers)}.values()  # of several samples
+        said = [a for a in (self.answers if TEACHER in self.keys else first) if a.category not in NOTHING]
+        return len({answer.category == "correct" for answer in said}) > 1
+
+    @property
+    def keys(self) -> set[str]:
+        return {answer.key for answer in self.answers}
 
     def of(self, key: str) -> list[Answer]:
         return [answer for answer in self.answers if answer.key == key]
