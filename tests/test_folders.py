@@ -21,7 +21,7 @@ from cotdistill.pipeline import run
 from cotdistill.records import Generation, Question, to_json
 from cotdistill.report import MOST_BYTES, write_report
 from cotdistill.runs import write_json
-from cotdistill.tables import safe_cell
+from cotdistill.several import safe_cell
 from test_report import make_page
 
 WRITTEN = {"zero_shot": " 3", "fine_tune_cot-0": " So it is. --> {} END"}

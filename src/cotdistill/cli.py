@@ -115,7 +115,7 @@ def report_command(
     out: Annotated[Path | None, typer.Option(help="Of several runs: the page to write. None: beside them.")] = None,
 ) -> None:
     """Write report.html of a run; of several, compare.html with all beside each other."""
-    from cotdistill.tables import FORMATS, read_pages, table, write_pages
+    from cotdistill.several import FORMATS, read_pages, table, write_pages
 
     if form and form not in FORMATS:
         raise ConfigError(f"--format: {form!r} is not one of {', '.join(FORMATS)}.")
