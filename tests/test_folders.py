@@ -7,23 +7,28 @@ import io
 import json
 import shutil
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from cotdistill import cli
+from cotdistill.compare import Comparison, Summary
 from cotdistill.config import load_quickstart
+from cotdistill.costs import Costs
 from cotdistill.evaluate import evaluate, score
 from cotdistill.folders import read_page
 from cotdistill.inspector import test_rows as rows_of
 from cotdistill.methods import METHODS
 from cotdistill.pipeline import run
-from cotdistill.records import Generation, Question, to_json
+from cotdistill.records import Generation, Question, Score, to_json
 from cotdistill.report import MOST_BYTES, write_report
 from cotdistill.runs import write_json
 from cotdistill.several import safe_cell
 from test_report import make_page
 
+LINE = '{"question_id": "a", "index": 0, "text": "", "answer_text": null, "finish_reason": "stop", "predicted": null, '
+LINE += '"category": "wrong", "lenient": false, "question": "", "gold": "", "mistakes": [{"kind": %s, "evidence": ""}]}'
 WRITTEN = {"zero_shot": " 3", "fine_tune_cot-0": " So it is. --> {} END"}
 
 
@@ -116,9 +121,12 @@ def test_another_task_under_the_same_name_is_noticed(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("result.json", "[", "cannot be read as JSON"),
+        ("result.json", "[", "not as a run leaves it"),
+        ("ledger.json", '{"asked": 1}', "ledger.json: not as a run leaves it (no 'questions')"),
+        ("student/fine_tune_cot-0/complete.json", "{}", "not as a run leaves it (no 'pairs')"),
+        ("predictions/zero_shot.jsonl", LINE % '"x"', "line 1: not a prediction"),
         ("result.json", '{"results": [{"x": 1}]}', "not the results of a run"),
-        ("result.json", "[]", "a JSON object was expected"),
+        ("result.json", "[]", "no object"),
         ("predictions/zero_shot.jsonl", '{"text": "x"}', "zero_shot.jsonl, line 1: not a prediction"),
         ("pairs.jsonl", "nix\n", "pairs.jsonl, line 1: not a Pair"),
     ],
@@ -126,6 +134,7 @@ def test_another_task_under_the_same_name_is_noticed(folder: Path) -> None:
 def test_a_spoilt_file_is_named(
     folder: Path, name: str, text: str, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(text)
     code, _, err = command(capsys, "report", str(folder))
     assert code == 3
@@ -154,6 +163,29 @@ def two(folder: Path) -> list[str]:
     config = (other / "config.yaml").read_text()
     (other / "config.yaml").write_text(config.replace("learning_rate: 0.0001", "learning_rate: 0.5"))
     return [str(folder), str(other)]
+
+
+def test_what_else_the_folder_has_is_drawn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What statistics and the study of errors leave there."""
+    value = json.loads((folder / "result.json").read_text())
+    value["summaries"] = [asdict(Summary("fine_tune_cot", "fine_tune_cot", 2, 0.5, 0.125, 0.2, 0.8, 5))]
+    value["comparisons"] = [asdict(Comparison("fine_tune_cot", "fine_tune", 5, 0.25, 0.1, 0.4, 2, 1, 0.01, 0.03))]
+    value["costs"] = asdict(Costs(1, 2, 1.5, None, None, {"fine_tune_cot-0": 60}, {}, 1234.0))
+    value["warnings"] = ["seen in training"]
+    write_json(folder / "result.json", value)
+    lines = [json.loads(line) for line in (folder / "predictions/zero_shot.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["mistakes"] = [{"kind": "misread", "evidence": "<i>99"}]
+    (folder / "predictions/zero_shot.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command(capsys, "report", str(folder))
+    text = (folder / "report.html").read_text()
+    for shown in ("mean of 2 seeds", "+25.0 points", "fine_tune_cot is better", "$1.50", "1,234 answers", "12.5"):
+        assert shown in text
+    assert "<li>seen in training</li>" in text
+    assert "question misread <q" in text
+    assert "&lt;i&gt;99" in text
+    _, table, _ = command(capsys, "report", str(folder), "--format", "md")
+    assert "50.0 ± 12.5 |    20.0–80.0 | 5 |" in table  # noqa: RUF001
 
 
 def test_a_table_for_a_readme(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -258,3 +290,19 @@ def test_what_does_not_fit_is_sampled_and_said(tmp_path: Path) -> None:
     assert "predictions/*.jsonl" in text
     write_report(big, tmp_path / "b.html")
     assert (tmp_path / "b.html").read_text() == text
+
+
+@pytest.mark.slow
+def test_a_thousand_questions_by_six_methods_fit(tmp_path: Path) -> None:
+    words = "so he has 12 + 7 = 19 plums left, and then he gives 4 of them to his sister. "
+    questions = [Question(f"test-{i}", words * 3, "15") for i in range(1000)]
+    lengths = {"zero_shot": 1, "zero_shot_cot": 6, "few_shot_cot": 5, "fine_tune-0": 0}
+    predictions = {}
+    for name, n in {**lengths, "fine_tune_cot-0": 6, "fine_tune_cot-1": 6}.items():
+        generations = [Generation(q.id, 0, f" {words * n} --> 15 END", None, "stop", 90, 99) for q in questions]
+        predictions[name] = generations, [Score(q.id, 0, "15", "correct", True) for q in questions]
+    write_report(make_page(questions=questions, predictions=predictions, rationales=()), tmp_path / "a.html")
+    text = (tmp_path / "a.html").read_text()
+    assert text.count('<details class="question"') == 1000
+    assert "are here</strong>" not in text
+    assert len(text.encode()) <= 5_000_000

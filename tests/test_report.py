@@ -233,10 +233,29 @@ def test_without_matplotlib_the_page_says_how_to_get_the_plot(tmp_path: Path, mo
     assert "Losses as a table" in text
 
 
+def test_of_several_samples_the_first_is_the_methods_answer(tmp_path: Path) -> None:
+    question = Question("one", "?", "8")
+    categories: list[Category] = ["correct", "wrong", "wrong"]
+    generations = [Generation("one", i, f" {i}", None, "stop") for i in (2, 0, 1)]
+    scores = [Score("one", g.index, "8", c, False) for g, c in zip(generations, categories, strict=True)]
+    page = make_page(questions=[question], predictions={"vote-0": (generations, scores)}, rationales=())
+    text = write(page, tmp_path / "report.html")
+    assert 'data-categories="correct"' in text
+    assert "vote-0 (1 of 3 right)" in text
+    assert re.findall(r"<strong>(vote-0, sample .*?)</strong>", text) == [
+        "vote-0, sample 2: its answer",
+        "vote-0, sample 0",
+        "vote-0, sample 1",
+    ]
+
+
 def test_result_warnings_are_shown_once_and_with_their_method(tmp_path: Path) -> None:
     result = dataclasses.replace(make_result("zero_shot", 3, {"correct": 4}, 4), warnings=("accuracy is 100%", "seen"))
     text = write(make_page(results=[result], warnings=("seen",)), tmp_path / "report.html")
     assert re.findall("<li>(.*?)</li>", text) == ["seen", "zero_shot-3: accuracy is 100%"]
+    text = write(make_page(results=[result], warnings=list("abcdeea")), tmp_path / "report.html")
+    assert len(re.findall("<li>(.*?)</li>", text)) == 5 + 2
+    assert "<summary>3 more</summary>" in text
 
 
 def test_terminal_table_has_a_row_a_result_and_no_control_characters() -> None:

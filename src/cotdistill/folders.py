@@ -27,19 +27,21 @@ from cotdistill.errors import CotdistillError, DataError
 from cotdistill.evaluate import verdict
 from cotdistill.filters import leaked
 from cotdistill.methods import METHODS, methods
-from cotdistill.mistakes import Mistake
-from cotdistill.models import is_seq2seq
+from cotdistill.mistakes import KINDS, Mistake
+from cotdistill.models import COMPLETE, is_seq2seq
 from cotdistill.records import Generation, Pair, Question, Result, Score, from_line, iter_json_lines
 from cotdistill.report import Page, Rationale
 from cotdistill.runs import Setup
 from cotdistill.tasks import load_task
-from cotdistill.train import trained_facts
 
 MOST_TRAINING = 3000  # training questions that a page is made of: it holds fewer
 SHOWN_PAIRS = 2
 Predictions = dict[str, tuple[list[Generation], list[Score]]]
 Mistakes = dict[str, dict[tuple[str, int], tuple[Mistake, ...]]]
 Record = TypeVar("Record")
+# What a page cannot be without, of files that somebody else may have made.
+OF_LEDGER = "questions", "questions_covered", "asked", "answered", "failed", "kept", "dropped", "teacher_accuracy"
+OF_STUDENT = "pairs", "examples", "over_long_dropped", "dev_losses"
 Key = tuple[str, int, str]  # question id, sample, teacher
 
 
@@ -63,9 +65,9 @@ def read_page(folder: Path, setup: Setup | None = None, only: str = "") -> Page:
         questions = []
     questions = questions or list(written.values())
     taught = any(METHODS[name].learns_rationale for name in config.evaluate.methods)
-    ledger = read_json(folder / "ledger.json") if taught or not results else {}
+    ledger = read_json(folder / "ledger.json", OF_LEDGER) if taught or not results else {}
     lengths, n_asked, rationales = read_rationales(folder, setup, only) if ledger and setup else ([], 0, [])
-    trained = {n: facts for n in names if (facts := trained_facts(folder / "student" / n))}
+    trained = {n: facts for n in names if (facts := read_json(folder / "student" / n / COMPLETE, OF_STUDENT))}
     learned = (n for n in trained if METHODS[n.rpartition("-")[0]].learns_rationale)
     return Page(
         name=config.name,
@@ -126,18 +128,20 @@ def read_setup(folder: Path) -> tuple[Config, Setup | None, list[str]]:
     return config, setup, list(setup.task.notes)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; empty where there is none."""
+def read_json(path: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
+    """The object in a file, which has these keys; empty where there is no file."""
     try:
         value = json.loads(path.read_bytes())
+        if not isinstance(value, dict):
+            raise ValueError("no object")
+        if missing := [key for key in keys if key not in value]:
+            raise ValueError(f"no {missing[0]!r}")
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(
-            f"{path}: cannot be read as JSON ({error}). Do the run again: what was bought is kept."
+            f"{path}: not as a run leaves it ({error}).\nDo the run again: what was bought and trained is kept."
         ) from None
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: a JSON object was expected. Do the run again: what was bought is kept.")
     return value
 
 
@@ -169,9 +173,9 @@ def read_predictions(folder: Path, names: Sequence[str]) -> tuple[Predictions, M
                 scores.append(Score(**{k: line[k] for k in of_score if k in line}))
                 question = Question(g.question_id, line["question"], line["gold"])
                 if "mistakes" in line:
-                    found = tuple(Mistake(m["kind"], m["evidence"]) for m in line["mistakes"])
+                    found = tuple(Mistake(KINDS[KINDS.index(m["kind"])], m["evidence"]) for m in line["mistakes"])
                     mistakes.setdefault(name, {})[g.question_id, g.index] = found
-            except (TypeError, KeyError) as error:
+            except (TypeError, KeyError, ValueError) as error:
                 raise DataError(f"{path}, line {number}: not a prediction of a run ({error}).") from None
             generations.append(g)
             written.setdefault(question.id, question)

@@ -36,6 +36,7 @@ from cotdistill.showing import percent, visible
 
 MOST_BYTES = 4_900_000  # of a page
 TESTED = 0.85  # share of the room that test questions have, where not all fits
+MOST_WARNINGS = 4  # that stand there at once
 Rationale = tuple[Generation, Score, str]  # and what became of it: kept, or why it was dropped
 
 KIND_NAMES = {
@@ -157,6 +158,8 @@ def around_questions(page: Page, tests: Sequence[Row]) -> dict[str, Any]:
     lengths = [(tokens, n, n * (0 < limit < tokens)) for tokens, n in facts.get("lengths", ())]
     return {
         "page": page,
+        "warnings": all_warnings(page),
+        "most_warnings": MOST_WARNINGS,
         "summary": next((s for s in page.summaries if s.method == "fine_tune_cot"), None),
         "headline": headline(page.results),
         "accuracy_plot": charts.accuracy_plot(page.results),
@@ -171,6 +174,13 @@ def around_questions(page: Page, tests: Sequence[Row]) -> dict[str, Any]:
         "mistake_counts": count_mistakes(page, set()),
         "divided": sum(row.divided for row in tests),
     }
+
+
+def all_warnings(page: Page) -> list[str]:
+    """Of the page, and of the results, each once."""
+    said = list(dict.fromkeys(page.warnings))
+    of_results = [(label(r), warning) for r in page.results for warning in r.warnings]
+    return said + [f"{name}: {w}" for name, w in of_results if w not in said and f"{name}: {w}" not in said]
 
 
 def headline(results: Sequence[Result]) -> Result | None:

@@ -151,15 +151,8 @@ def same_questions(pages: Pages) -> bool:
 def compare_page(pages: Pages, configs: Sequence[Mapping[str, str]]) -> Page:
     """One page of several: each method of each run is a method of its own, `RUN: METHOD`."""
     first = next(iter(pages.values()))
-    asked: dict[str, Question] = {}
-    for page in pages.values():
-        for question in page.questions:
-            if (asked.setdefault(question.id, question).text, asked[question.id].answer) != (
-                question.text,
-                question.answer,
-            ):
-                pages = {name: with_own_ids(name, other) for name, other in pages.items()}
-                break
+    if ids_clash(pages):
+        pages = {name: with_own_ids(name, page) for name, page in pages.items()}
     asked = {question.id: question for page in pages.values() for question in page.questions}
     same = same_questions(pages)
     kinds = {page.answer_type for page in pages.values()}
@@ -197,6 +190,16 @@ def compare_page(pages: Pages, configs: Sequence[Mapping[str, str]]) -> Page:
         rationales=(),
         trained={},
         teacher_lengths=(),
+    )
+
+
+def ids_clash(pages: Pages) -> bool:
+    """Whether two runs call different questions by one id."""
+    asked: dict[str, Question] = {}
+    return any(
+        (first := asked.setdefault(q.id, q)).text != q.text or first.answer != q.answer
+        for page in pages.values()
+        for q in page.questions
     )
 
 

@@ -32,7 +32,7 @@ def show_questions(folder: Path, wrong: bool, disagree: bool, method: str, train
     rows = training_rows(page) if training else test_rows(page)
     keys = ["teacher"] if training else [method] if method else list(page.predictions)
     if wrong:
-        rows = [row for row in rows if any(not_right(a, training) for key in keys for a in row.of(key))]
+        rows = [row for row in rows if any(not_right(a, training) for key in keys for a in counted(row, key, training))]
     if disagree:
         rows = [row for row in rows if row.divided]
     console = Console(highlight=False)
@@ -41,7 +41,7 @@ def show_questions(folder: Path, wrong: bool, disagree: bool, method: str, train
     else:
         print("\t".join(["id", *map(visible, keys), "answer", "question"]))
         for row in rows:
-            verdicts = (",".join(a.fate or a.category for a in row.of(key)) for key in keys)
+            verdicts = (",".join(a.fate or a.category for a in counted(row, key, training)) for key in keys)
             print(
                 "\t".join(
                     [one_line(row.question.id), *verdicts, one_line(row.question.answer), one_line(row.question.text)]
@@ -50,6 +50,11 @@ def show_questions(folder: Path, wrong: bool, disagree: bool, method: str, train
     Console(stderr=True, highlight=False).print(
         f"{len(rows):,} questions. One of them: cotdistill view RUN QUESTION_ID", markup=False
     )
+
+
+def counted(row: Row, key: str, training: bool) -> list[Answer]:
+    """The answer of a method, of several samples the one that counts; all of the teacher's."""
+    return row.of(key) if training else row.of(key)[:1]
 
 
 def not_right(answer: Answer, training: bool) -> bool:
@@ -66,7 +71,7 @@ def as_table(rows: Sequence[Row], keys: Sequence[str], training: bool) -> Table:
         expand=True,
     )
     for row in rows:
-        verdicts = [Text(" ").join(verdict(a, not training) for a in row.of(key)) for key in keys]
+        verdicts = [Text(" ").join(verdict(a, not training) for a in counted(row, key, training)) for key in keys]
         q = row.question
         table.add_row(Text(one_line(q.id)), *verdicts, Text(one_line(q.answer)), Text(one_line(q.text)))
     return table
