@@ -16,9 +16,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cotdistill.compare import verdict
 from cotdistill.config import load_quickstart
 from cotdistill.config_file import parse_overrides
-from cotdistill.evaluate import verdict
 from cotdistill.importing import import_completions
 from cotdistill.pipeline import run
 from cotdistill.report import terminal_table
@@ -58,7 +58,7 @@ def main() -> None:
     if this.curated:
         print(f"kept {this.curated.ledger['right']} right of {this.curated.ledger['asked']} training questions")
     Console().print(terminal_table(this.results))
-    print(verdict(this.results))
+    print(verdict(this.summaries, this.comparisons))
 
 
 if __name__ == "__main__":

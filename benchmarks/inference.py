@@ -10,9 +10,10 @@ other data is needed. The ways take turns, in one process:
     static 8     the same on 8
     one by one   the same on 1, of every n-th question only (--single of them); its seconds are extrapolated
 
-All ways stop at the same stop strings. "useful" is the share of row-steps (a row in a forward pass) that wrote a token
-of an answer. How much refilling saves depends on how the lengths of the answers differ, so measure it with a
-fine-tuned student: `make run` leaves the one above. The default, the embedded student as it comes, hardly ever ends.
+--ways leaves some out: one by one alone takes minutes. All ways stop at the same stop strings. "useful" is the share of
+row-steps (a row in a forward pass) that wrote a token of an answer. How much refilling saves depends on how the lengths
+of the answers differ, so measure it with a fine-tuned student: `make run` leaves the one above. The default, the
+embedded student as it comes, hardly ever ends.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -33,6 +35,7 @@ from cotdistill.methods import METHODS
 from cotdistill.tasks import load_task
 
 Way = Callable[[Sequence[Request]], list[Completion]]
+WAYS = ("static 32", "static 8", "one by one")
 METHOD = METHODS["fine_tune_cot"]
 
 
@@ -94,6 +97,7 @@ def main() -> None:
     parser.add_argument("--single", type=int, default=10, help="questions asked one by one")
     parser.add_argument("--same", type=int, default=30, help="questions whose text in fp32 is compared")
     parser.add_argument("--rounds", type=int, default=3, help="in turns; ratios are within a round, and their median")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="beside ours; none: all")
     arguments = parser.parse_args()
     print(machine.describe(), flush=True)
     questions = load_task(TaskConfig(name="word_problems")).test[: arguments.questions]
@@ -104,12 +108,12 @@ def main() -> None:
     if arguments.model == models.EMBEDDED:
         print("not fine-tuned, so hardly a text ends by itself: a fine-tuned student gains more from refilling")
 
-    ways: dict[str, tuple[Way, Sequence[Request]]] = {
-        "refill": (lambda asked: refill(backend, asked), requests),
+    beside: dict[str, tuple[Way, Sequence[Request]]] = {
         "static 32": (lambda asked: static(backend, 32, asked), requests),
         "static 8": (lambda asked: static(backend, 8, asked), requests),
         "one by one": (lambda asked: static(backend, 1, asked), single),
     }
+    ways = {"refill": (partial(refill, backend), requests)} | {name: beside[name] for name in arguments.ways}
     for way, _ in ways.values():
         way(requests[:2])  # to load and warm up
     found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}

@@ -12,6 +12,8 @@ def share(*of: object) -> float:
 
 
 def answer(prompt: str, seed: int, wrong_rate: float) -> str:
+    if prompt.startswith("A student was asked"):
+        return opinion(prompt.partition("<text>")[2].partition("</text>")[0])
     # The last question counts: those before it are exemplars.
     questions = list(re.finditer(r"What is (-?\d+) plus (-?\d+)\?", prompt))
     if not questions:
@@ -22,3 +24,9 @@ def answer(prompt: str, seed: int, wrong_rate: float) -> str:
         return f" {reasoned[1]}."
     total = a + b + (share("wrong", prompt, seed) < wrong_rate)
     return f" {a} plus {b} is {a} + {b} = {total}."
+
+
+def opinion(text: str) -> str:
+    """What a judge says of a text: the kind that it begins with, in some form."""
+    kind = text.split()[0] if text.split() else "none"
+    return {"garbage": " I cannot say.", "aloud": " It is none.\nKind: **Other**."}.get(kind, f" Kind: {kind}")

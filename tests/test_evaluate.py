@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
 
 from cotdistill.answers import PAPER, RULES, TYPED
-from cotdistill.evaluate import Judged, evaluate, judge, score, split_answer, verdict
+from cotdistill.evaluate import Judged, evaluate, judge, score, split_answer
 from cotdistill.methods import METHODS
 from cotdistill.records import CATEGORIES, Category, FinishReason, Generation, Question, Result, Score
-from cotdistill.stats import wilson
+from cotdistill.stats import share_interval, wilson
 
 QUESTION = Question("q", "How many?", "5")
 
@@ -131,14 +130,23 @@ def test_the_rules_differ() -> None:
     assert score(generation, question, method, PAPER["choice"]).predicted == "A"
 
 
-def result_of(categories: list[Category], method: str = "fine_tune_cot", seed: int | None = None) -> Result:
+def result_of(
+    categories: list[Category], method: str = "fine_tune_cot", seed: int | None = None, each: int = 1
+) -> Result:
+    """Of generations of so many `each` question."""
     reasons: dict[Category, FinishReason] = {"truncated": "length", "error": "error"}
     generations = [
         replace(written("", finish=reasons.get(c, "stop"), index=i), completion_tokens=0 if c == "error" else 10 + i)
         for i, c in enumerate(categories)
     ]
-    scores = [Score("q", i, None, c, c in ("correct", "truncated")) for i, c in enumerate(categories)]
+    scores = [
+        Score(f"q{i // each}", i % each, None, c, c in ("correct", "truncated")) for i, c in enumerate(categories)
+    ]
     return evaluate(generations, scores, METHODS[method], seed, 2.5)
+
+
+def many(**counts: int) -> list[Category]:
+    return [category for category in CATEGORIES for _ in range(counts.get(category, 0))]
 
 
 def test_errors_are_in_no_share() -> None:
@@ -149,29 +157,10 @@ def test_errors_are_in_no_share() -> None:
     assert result.lenient_accuracy == 0.5
     assert result.completion_tokens == 11.5  # of 10, 11, 12 and 13
     assert result.categories == {"correct": 1, "wrong": 1, "no_answer": 1, "truncated": 1, "error": 2}
-    assert result.warnings == ("2 of 6 generations are errors: the accuracy is over the other 4 only.",)
-
-
-def many(**counts: int) -> list[Category]:
-    return [category for category in CATEGORIES for _ in range(counts.get(category, 0))]
-
-
-WARNINGS: list[tuple[list[Category], list[str]]] = [
-    (["correct", "wrong"], []),
-    (["correct"] * 3, ["3 of 3 are right"]),
-    (["wrong"] * 3, ["0 of 3 are right"]),
-    (many(correct=10, wrong=9, error=1), []),  # 5%
-    (many(correct=9, wrong=9, error=1), ["1 of 19 generations are errors"]),
-    (["error"] * 2, ["2 of 2 generations are errors", "nothing was answered"]),
-    ([], []),
-]
-
-
-@pytest.mark.parametrize(("categories", "starts"), WARNINGS)
-def test_warnings(categories: list[Category], starts: list[str]) -> None:
-    warnings = result_of(categories).warnings
-    assert len(warnings) == len(starts)
-    assert all(warning.startswith(start) for warning, start in zip(warnings, starts, strict=True))
+    assert result.warnings == (
+        "2 of 6 generations are errors: the accuracy is over the other 4 only.",
+        "1 of 4 were cut before they had an answer: raise the limit, as evaluate.max_tokens.",
+    )
 
 
 def test_nothing_answered_has_no_accuracy_but_the_widest_interval() -> None:
@@ -179,50 +168,10 @@ def test_nothing_answered_has_no_accuracy_but_the_widest_interval() -> None:
     assert (result.n, result.accuracy, result.low, result.high, result.completion_tokens) == (0, 0, 0, 1, 0)
 
 
-@pytest.mark.parametrize(("right", "n"), [(0, 10), (10, 10), (1, 10), (320, 350), (0, 1), (75, 150)])
-def test_wilson_is_the_closed_formula(right: int, n: int) -> None:
-    z, p = 1.959963984540054, right / n
-    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    expected = [(middle + sign * half) / (1 + z * z / n) for sign in (-1, 1)]
-    assert wilson(right, n) == pytest.approx(expected, abs=1e-9)
-
-
-def test_wilson_known_values() -> None:
-    assert wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
-    assert wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
-    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)  # Newcombe 1998, table I
-    assert wilson(0, 0) == (0.0, 1.0)
-
-
-def shown(method: str, right: int, n: int = 100) -> Result:
-    return result_of(many(correct=right, wrong=n - right), method)
-
-
-@pytest.mark.parametrize(
-    ("cot", "plain", "sentence"),
-    [
-        (
-            *(80, 20),
-            "Taught with rationales, the student reasons: 80% right (71% to 87%, n=100) against "
-            "20% right (13% to 29%, n=100) when taught the answers alone.",
-        ),
-        (
-            *(20, 80),
-            "Rationales did not help here: 20% right (13% to 29%, n=100) against "
-            "80% right (71% to 87%, n=100) when taught the answers alone, which is better.",
-        ),
-        (
-            *(52, 50),
-            "This run does not show that rationales help: 52% right (42% to 62%, n=100) against "
-            "50% right (40% to 60%, n=100) when taught the answers alone; the intervals overlap.",
-        ),
-    ],
-)
-def test_verdict(cot: int, plain: int, sentence: str) -> None:
-    assert verdict([shown("zero_shot", 90), shown("fine_tune", plain), shown("fine_tune_cot", cot)]) == sentence
-
-
-@pytest.mark.parametrize("methods", [[], ["zero_shot"], ["fine_tune"], ["fine_tune_cot", "zero_shot"]])
-def test_verdict_without_a_comparison(methods: list[str]) -> None:
-    results = [shown(method, 50) for method in methods]
-    assert verdict(results) == "This run did not compare fine_tune_cot with fine_tune."
+def test_several_answers_to_a_question_are_no_more_questions() -> None:
+    alike = result_of(many(correct=8, wrong=8) * 6, each=8)
+    apart = result_of(["correct", "wrong"] * 48)
+    assert (alike.n, alike.accuracy) == (apart.n, apart.accuracy) == (96, 0.5)
+    assert (apart.low, apart.high) == wilson(48, 96)
+    assert (alike.low, alike.high) == pytest.approx(share_interval([[1.0] * 8, [0.0] * 8] * 6)[1:])
+    assert alike.high - alike.low > 2 * (apart.high - apart.low)

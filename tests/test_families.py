@@ -88,6 +88,27 @@ def test_examples_laid_end_to_end_do_not_see_each_other(base: Path, tmp_path: Pa
         assert (weights.grad - gradient).abs().max() < 1e-5
 
 
+def test_what_is_computed_again_is_the_same(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    student = load_for_training(str(base))
+    examples = [make_example(student, pair) for pair in PAIRS]
+    trainer = make_trainer(student, examples, [], settings(base, batch_size=8), 0, tmp_path)
+    (batch,) = trainer.get_train_dataloader()
+    items = (batch["labels"] != IGNORED).sum()
+    layer = max(batch["input_ids"].numel(), batch["labels"].numel()) * student.model.config.hidden_size
+    found = []
+    for kept, again in ((len(trainer.layers), 0), (1, len(trainer.layers) - 1), (0, len(trainer.layers))):
+        monkeypatch.setattr("cotdistill.trainer.KEPT", kept * layer)
+        trainer.model.zero_grad()
+        loss = trainer.training_step(trainer.model, batch, items)
+        assert sum(one.gradient_checkpointing for one in trainer.layers) == again
+        found.append((loss.item(), [weights.grad.clone() for weights in trainer.model.parameters()]))
+    assert len(trainer.layers) > 1
+    for loss, gradients in found[1:]:
+        assert loss == pytest.approx(found[0][0], abs=1e-5)
+        for one, whole in zip(gradients, found[0][1], strict=True):
+            assert (one - whole).abs().max() < 1e-5
+
+
 def test_a_batch_is_generated_as_one_by_one(base: Path, in_fp32: None) -> None:
     together = ask(TransformersBackend(str(base)), PROMPTS)
     alone = ask(TransformersBackend(str(base), batch_size=1), PROMPTS)

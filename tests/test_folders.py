@@ -19,7 +19,9 @@ from cotdistill.costs import Costs
 from cotdistill.evaluate import evaluate, score
 from cotdistill.folders import read_page
 from cotdistill.inspector import test_rows as rows_of
+from cotdistill.measure import write_predictions
 from cotdistill.methods import METHODS
+from cotdistill.mistakes import mistakes_of
 from cotdistill.pipeline import run
 from cotdistill.records import Generation, Question, Score, to_json
 from cotdistill.report import MOST_BYTES, write_report
@@ -45,11 +47,13 @@ def curated(tmp_path_factory: pytest.TempPathFactory) -> Path:
         generations[0] = Generation(this.task.test[0].id, 0, "", None, "error", error="\x1b[31mHTTP 500")
         scores = [score(g, q, method, this.answer_type) for g, q in zip(generations, this.task.test, strict=True)]
         this.predictions[name] = generations, scores
+        this.mistakes[name] = [
+            mistakes_of(g, q, s, method, this.answer_type, "number")
+            for g, q, s in zip(generations, this.task.test, scores, strict=True)
+        ]
         results.append(to_json(evaluate(generations, scores, method, 0 if name.endswith("-0") else None)))
-    from cotdistill.measure import write_predictions
-
     for name in WRITTEN:
-        write_predictions(this, name)
+        write_predictions(this, name, this.predictions[name][1])
     write_json(this.folder / "result.json", {"task": this.task.name, "results": results})
     return this.folder
 

@@ -18,7 +18,7 @@ from cotdistill import kd
 from cotdistill.completions import canonical
 from cotdistill.config import KdConfig, LoraConfig, StudentConfig, load_quickstart
 from cotdistill.errors import BackendError, ConfigError
-from cotdistill.examples import IGNORED, Example, make_example, parts
+from cotdistill.examples import IGNORED, Example, make_example
 from cotdistill.kd import NOTHING, SoftTargets, grouped, kd_loss
 from cotdistill.models import LoadedModel, load_for_training, load_model, model_identity
 from cotdistill.pipeline import run
@@ -372,27 +372,6 @@ def test_micro_batches_make_the_same_student(models: Path, tmp_path: Path, kind:
         loaded = load_for_training(str(train(PAIRS, config, tmp_path / str(size), seed=0)))
         losses.append(mean_loss(loaded, [make_example(loaded, pair) for pair in PAIRS]))
     assert losses[1:] == pytest.approx(losses[:1] * 2, abs=1e-4)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_in_parts_has_the_gradient_of_the_whole(models: Path, tmp_path: Path, kind: str) -> None:
-    student, examples, soft = prepared(models, tmp_path / "kd", kind, top_k=4)
-    config = settings(models, kind, kd={"top_k": 4}, batch_size=len(examples))
-    trainer = make_trainer(student, examples, [], config, 0, tmp_path, soft=soft)
-    (batch,) = trainer.get_train_dataloader()
-    items = (batch["labels"] != IGNORED).sum()
-    found = []
-    for tokens, number in ((10**6, 1), (3 * batch["input_ids"].shape[1], None), (1, len(examples))):
-        if number:
-            assert len(list(parts(batch, tokens))) == number
-        trainer.tokens_at_once = tokens
-        trainer.model.zero_grad()
-        loss = trainer.training_step(trainer.model, batch, items)
-        found.append((loss.item(), [weights.grad.clone() for weights in trainer.model.parameters()]))
-    for loss, gradients in found[1:]:
-        assert loss == pytest.approx(found[0][0], abs=1e-5)
-        for one, whole in zip(gradients, found[0][1], strict=True):
-            assert (one - whole).abs().max() < 1e-5
 
 
 @SLOW

@@ -24,6 +24,7 @@ ROWS = {
     "few_shot_cot": (SHOTS, None, None, 128, 0, ("Q:",), "The answer is"),
     "fine_tune": ("How {many}? ###", None, " 5 END", 32, 0, (" END",), None),
     "fine_tune_cot": ("How {many}? ###", None, " 2 + 3 = 5. --> 5 END", 256, 0, (" END",), "-->"),
+    "self_consistency": ("How {many}? ###", None, " 2 + 3 = 5. --> 5 END", 256, 0, (" END",), "-->"),
 }
 
 
@@ -39,7 +40,8 @@ def test_words(name: str) -> None:
         *(method.max_tokens, method.answer_tokens, method.stop, method.cue),
     )
     assert method.trained is (completion is not None)
-    assert method.learns_rationale is (name == "fine_tune_cot")
+    assert method.learns_rationale is (method.taught_as == "fine_tune_cot")
+    assert method.sampled is (name == "self_consistency")
 
 
 @pytest.mark.parametrize(

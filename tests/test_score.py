@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cotdistill import cli
+from cotdistill.evaluate import score_file
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -227,3 +228,16 @@ def test_the_175b_teachers_log_as_it_is(
         assert call(str(file), *words, "--json") == 0
         result = json.loads(capsys.readouterr().out)
         assert (result["correct"], result["n"]) == (right, of)
+
+
+def test_several_answers_to_a_question_make_it_no_surer(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"question_id": q, "output": str(q % 2), "answer": "1"} for q in range(10) for _ in range(8)
+    ]
+    file = tmp_path / "samples.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result, _ = score_file(file, "number")
+    file.write_text("".join(json.dumps(row | {"question_id": None}) + "\n" for row in rows))
+    apart, _ = score_file(file, "number")
+    assert result.n == apart.n == 80
+    assert result.high - result.low > 2 * (apart.high - apart.low)

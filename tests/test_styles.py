@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from cotdistill.answers import answer_type
 from cotdistill.config import CurateConfig, StudentConfig, load_quickstart
 from cotdistill.curate import curate
 from cotdistill.errors import ConfigError
-from cotdistill.evaluate import score, split_answer, verdict
+from cotdistill.evaluate import score, split_answer
 from cotdistill.methods import FORMS, METHODS, STYLES, Method, methods
 from cotdistill.pipeline import run
 from cotdistill.records import Generation, Pair, Question, Score
@@ -286,9 +285,6 @@ def test_a_student_that_answers_first_is_stopped_there(tmp_path: Path) -> None:
         (" 7 ", "stop", "7")
     }
     assert result.completion_tokens == len(" 7 <--"), "of a character each"
-    assert verdict([result, replace(result, method="fine_tune", high=0.3)], this.methods).startswith(
-        "Taught with rationales, the student answers better:"
-    )
 
 
 @pytest.mark.slow

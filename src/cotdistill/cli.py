@@ -95,8 +95,26 @@ def train_command(arguments: ConfigArgs = None) -> None:
 
 
 @app.command("evaluate")
-def evaluate_command(arguments: ConfigArgs = None, as_json: AsJson = False) -> None:
+def evaluate_command(
+    arguments: ConfigArgs = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what the test questions can show, before a run; ask nothing.")
+    ] = False,
+    judge: Annotated[
+        int, typer.Option(min=0, help="Have so many predictions labelled by the config's judge, beside the rules.")
+    ] = 0,
+    judge_method: Annotated[
+        str, typer.Option(help="Whose: a name of predictions/, as fine_tune-0. None: fine_tune_cot's first.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
     """Do what is missing, and measure every method on the test questions."""
+    if plan:
+        show_power(read_config(arguments), as_json)
+        return
+    if judge or judge_method:
+        show_judged(arguments, judge, judge_method, as_json)
+        return
     show_results(do(arguments, "evaluate"), as_json)
 
 
@@ -335,15 +353,41 @@ def show_plans(plans: list[Plan], as_json: bool) -> None:
         typer.echo("\n".join(line for plan in plans for line in describe(plan)))
 
 
+def show_judged(arguments: list[str] | None, n: int, method: str, as_json: bool) -> None:
+    if not n:
+        raise ConfigError("--judge-method needs --judge N: how many predictions are labelled.")
+    config = read_config(arguments)
+    from cotdistill import judge
+
+    judged = judge.judge_run(config, n, method)
+    typer.echo(judge.as_json(judged) if as_json else "\n".join(judge.describe(judged)))
+
+
+def show_power(config: Config, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from cotdistill.power import describe, power_of
+    from cotdistill.tasks import load_task
+
+    power = power_of(load_task(config.task), len(config.student.seeds))
+    typer.echo(json.dumps(asdict(power), indent=1) if as_json else "\n".join(describe(power)))
+
+
 def show_results(this: Run, as_json: bool) -> None:
     from cotdistill import progress
-    from cotdistill.evaluate import verdict
+    from cotdistill.compare import verdict
 
     show(this.results, as_json)
-    for result in this.results:
-        for warning in result.warnings:
-            progress.say(f"warning: {result.method}: {warning}")
-    progress.say(verdict(this.results, this.methods))
+    if not as_json:
+        from rich.console import Console
+
+        from cotdistill.tables import more_tables
+
+        for table in more_tables(this.results, this.summaries):
+            Console().print(table)
+    for warning in this.warnings:
+        progress.say(f"warning: {warning}")
+    progress.say(verdict(this.summaries, this.comparisons, this.methods))
     if not as_json:
         typer.echo((this.folder / "report.html").absolute())
 

@@ -276,6 +276,9 @@ class EvaluateConfig(Section):
     methods: tuple[str, ...] = ("zero_shot", "zero_shot_cot", "fine_tune", "fine_tune_cot")
     batch_size: int = Field(128, ge=1, description="sequences a batch")
     max_tokens: int = Field(0, ge=0, description="of a prediction; 0: each method's own")
+    samples: int = Field(8, ge=2, description="self_consistency: answers a question, of which the most frequent counts")
+    temperature: float = Field(0.7, gt=0, description="self_consistency: they are sampled at")
+    usd_per_hour: float = Field(0, ge=0, description="of the machine that answers and trains; 0: not known")
 
     @field_validator("methods")
     @classmethod
@@ -301,6 +304,7 @@ class Config(Section):
     curate: CurateConfig = CurateConfig()
     student: StudentConfig = StudentConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    judge: TeacherConfig | None = Field(None, description="who labels mistakes for evaluate --judge, as in teacher")
 
     @property
     def all_teachers(self) -> tuple[TeacherConfig, ...]:
@@ -335,7 +339,8 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """Everything resolved, but for secrets."""
-        values = self.model_dump(mode="json", exclude={"teacher": {"api_key"}, "teachers": {"__all__": {"api_key"}}})
+        key = {"api_key"}
+        values = self.model_dump(mode="json", exclude={"teacher": key, "judge": key, "teachers": {"__all__": key}})
         # ASCII only: PyYAML reads back a U+0085 that it wrote as it is as a space.
         return yaml.safe_dump(values, sort_keys=False)
 

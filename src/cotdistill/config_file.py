@@ -105,9 +105,10 @@ def set_value(values: dict[str, Any], key: str, value: Any) -> None:
 def fill_secrets(values: dict[str, Any]) -> None:
     """The environment variables that api keys name, in their places."""
     several = values.get("teachers")
-    for section in [values.get("teacher"), *(several if isinstance(several, list) else [])]:
+    for section in [values.get("teacher"), values.get("judge"), *(several if isinstance(several, list) else [])]:
         if isinstance(section, dict) and section.get("api_key"):
-            section["api_key"] = _secret(str(section["api_key"]))
+            whose = "judge" if section is values.get("judge") else "teacher"
+            section["api_key"] = _secret(str(section["api_key"]), whose)
         if isinstance(section, dict) and "@" in str(section.get("base_url", "")):
             _take_credentials(section)
 
@@ -124,16 +125,16 @@ def _take_credentials(section: dict[str, Any]) -> None:
         section["base_url"] = urlunsplit(address._replace(netloc=host))
 
 
-def _secret(text: str) -> str:
+def _secret(text: str, whose: str) -> str:
     match = re.fullmatch(r"\$\{(\w+)\}", text)
     if match is None:
         raise ConfigError(
-            "teacher.api_key: a key does not belong in a file or on a command line.\n"
+            f"{whose}.api_key: a key does not belong in a file or on a command line.\n"
             "Put it into an environment variable and write: api_key: ${OPENAI_API_KEY}"
         )
     if match[1] not in os.environ:
         raise ConfigError(
-            f"teacher.api_key: the environment variable {match[1]} is not set.\nRun: export {match[1]}=..."
+            f"{whose}.api_key: the environment variable {match[1]} is not set.\nRun: export {match[1]}=..."
         )
     return os.environ[match[1]]
 

@@ -27,9 +27,9 @@ from cotdistill.methods import FORMS, METHODS, Method
 from cotdistill.models import LoadedModel
 from cotdistill.reading import is_step
 from cotdistill.records import CATEGORIES, Category, Generation, Question, Result, Score, iter_json_lines
-from cotdistill.stats import wilson
+from cotdistill.review import result_warnings
+from cotdistill.stats import share_interval
 
-MANY_ERRORS = 0.05
 FIX = "Check the columns and the answer type, or remove the line."
 Judged = tuple[str | None, Category, bool]  # predicted, category and lenient of a Score
 # For outputs of any tool: a second prompt's, after the paper's cue, an answer alone, or a text that has one.
@@ -105,12 +105,18 @@ def evaluate(
     seed: int | None = None,
     seconds: float | None = None,
 ) -> Result:
-    """The Result of one method over scored generations; errors are left out of n and counted."""
+    """The Result of one method over scored generations; errors are left out of n and counted.
+
+    The interval is Wilson's, or where a question has several generations clustered by question.
+    """
     counts = Counter(s.category for s in scores)
     answered = [s for s in scores if s.category != "error"]
     tokens = [g.completion_tokens for g in generations if g.finish_reason != "error"]
     n, right = len(answered), counts["correct"]
-    low, high = wilson(right, n)
+    by_question: dict[str, list[float]] = {}
+    for s in answered:
+        by_question.setdefault(s.question_id, []).append(float(s.correct))
+    low, high = share_interval([*by_question.values()])[1:] if n else (0.0, 1.0)
     return Result(
         method.name,
         seed,
@@ -122,7 +128,7 @@ def evaluate(
         sum(s.lenient for s in answered) / n if n else 0.0,
         sum(tokens) / len(tokens) if tokens else 0.0,
         seconds,
-        tuple(_warnings(right, n, counts["error"], len(scores))),
+        tuple(result_warnings(counts)),
     )
 
 
@@ -147,17 +153,6 @@ def count_right(
     generations = [(Generation(q.id, 0, written[r].text, None, written[r].finish_reason), q) for r, q in asked]
     categories = Counter(score(g, q, method, answer_type).category for g, q in generations)
     return categories["correct"], categories.total() - categories["error"]
-
-
-def _warnings(right: int, n: int, errors: int, total: int) -> list[str]:
-    warnings = []
-    if n and right in (0, n):
-        warnings.append(f"{right} of {n} are right: check the answer type and a few predictions before you believe it.")
-    if total and errors > MANY_ERRORS * total:
-        warnings.append(f"{errors} of {total} generations are errors: the accuracy is over the other {n} only.")
-    if total and not n:
-        warnings.append("nothing was answered: there is no accuracy.")
-    return warnings
 
 
 def score_file(
@@ -194,7 +189,9 @@ def score_file(
                     f"{path}, line {number}: {question.answer[:60]!r} cannot be read as {answer_type}.\n{FIX}"
                 )
             question = replace(question, answer=plain[0])
-        generation, form = _generation(str(number), line, names, asked, answer_type)
+        known_id = line.get("question_id")  # of several answers to one question
+        own = str(number if known_id is None else known_id)
+        generation, form = _generation(own, line, names, asked, answer_type)
         generations.append(generation)
         scores.append(score(generation, question, form, reader))
     return replace(evaluate(generations, scores, asked), method=method or path.name), scores
@@ -272,24 +269,3 @@ def _written(value: Any, answer_type: str) -> str | None:
     if isinstance(value, bool):
         return ("no", "yes")[value] if answer_type == "yes_no" else ("false", "true")[value]
     return f"{Decimal(repr(value)):f}" if isinstance(value, (int, float)) else json.dumps(value)
-
-
-def verdict(results: Sequence[Result], methods: Mapping[str, Method] = METHODS) -> str:
-    """One plain sentence on whether learning from rationales beat learning from answers alone."""
-    cot = next((r for r in results if r.method == "fine_tune_cot"), None)
-    plain = next((r for r in results if r.method == "fine_tune"), None)
-    if cot is None or plain is None:
-        return "This run did not compare fine_tune_cot with fine_tune."
-    numbers = f"{_shown(cot)} against {_shown(plain)}"
-    if cot.low > plain.high:
-        does = "answers better" if methods[cot.method].mark else "reasons"
-        return f"Taught with rationales, the student {does}: {numbers} when taught the answers alone."
-    if cot.high < plain.low:
-        return f"Rationales did not help here: {numbers} when taught the answers alone, which is better."
-    return (
-        f"This run does not show that rationales help: {numbers} when taught the answers alone; the intervals overlap."
-    )
-
-
-def _shown(result: Result) -> str:
-    return f"{result.accuracy:.0%} right ({result.low:.0%} to {result.high:.0%}, n={result.n})"

@@ -101,22 +101,6 @@ def collate(examples: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Any
     }
 
 
-def parts(batch: dict[str, Any], tokens: int) -> Iterator[dict[str, Any]]:
-    """A batch of `collate` in parts of at most so many tokens with padding, or of one example."""
-    examples, width = batch["labels"].shape
-    rows = max(1, tokens // max(width, batch["input_ids"].shape[1]))
-    ends = [
-        0,
-        *(batch["labels"] != IGNORED).sum(1).cumsum(0).tolist(),
-    ]  # of the completion tokens, which have a teacher's
-    for start in range(0, examples, rows):
-        end = min(start + rows, examples)
-        yield {
-            name: values[ends[start] : ends[end]] if name.startswith("teacher_") else values[start:end]
-            for name, values in batch.items()
-        }
-
-
 class LengthGrouped(torch.utils.data.Sampler[int]):
     """Indices that fall into batches of like length, in random order; each `epoch` another.
 

@@ -19,22 +19,22 @@ from pydantic import TypeAdapter, ValidationError
 
 from cotdistill.charts import label
 from cotdistill.chunks import generations_of, spans
-from cotdistill.compare import Comparison, Summary
+from cotdistill.compare import Comparison, Summary, verdict
 from cotdistill.config import Config, load_config
 from cotdistill.costs import Costs
 from cotdistill.curate import Job, make_job
 from cotdistill.errors import CotdistillError, DataError
-from cotdistill.evaluate import verdict
 from cotdistill.filters import leaked
+from cotdistill.inspector import TEACHER
 from cotdistill.methods import METHODS, methods
-from cotdistill.mistakes import KINDS, Mistake
+from cotdistill.mistakes import KINDS, MEASURED, MEASURED_ON, Mistake, mistakes_of
 from cotdistill.models import COMPLETE, is_seq2seq
 from cotdistill.records import Generation, Pair, Question, Result, Score, from_line, iter_json_lines
 from cotdistill.report import Page, Rationale
 from cotdistill.runs import Setup
 from cotdistill.tasks import load_task
 
-MOST_TRAINING = 3000  # training questions that a page is made of: it holds fewer
+MOST_TRAINING = 1500  # training questions that a page is made of: it seldom holds more
 SHOWN_PAIRS = 2
 Predictions = dict[str, tuple[list[Generation], list[Score]]]
 Mistakes = dict[str, dict[tuple[str, int], tuple[Mistake, ...]]]
@@ -55,6 +55,8 @@ def read_page(folder: Path, setup: Setup | None = None, only: str = "") -> Page:
     path = folder / "result.json"
     found = read_json(path)
     results = as_records(list[Result], found.get("results", []), path)
+    summaries = as_records(list[Summary], found.get("summaries", []), path)
+    comparisons = as_records(list[Comparison], found.get("comparisons", []), path)
     there = sorted(path.stem for path in (folder / "predictions").glob("*.jsonl"))
     names = [label(r) for r in results] or there
     notes += [f"predictions/{n}.jsonl is not there: what it wrote is not shown." for n in names if n not in there]
@@ -67,6 +69,12 @@ def read_page(folder: Path, setup: Setup | None = None, only: str = "") -> Page:
     taught = any(METHODS[name].learns_rationale for name in config.evaluate.methods)
     ledger = read_json(folder / "ledger.json", OF_LEDGER) if taught or not results else {}
     lengths, n_asked, rationales = read_rationales(folder, setup, only) if ledger and setup else ([], 0, [])
+    if setup and mistakes and rationales:
+        mistakes[TEACHER] = {
+            (q.id, g.index): mistakes_of(g, q, s, setup.teacher_method, setup.answer_type, setup.task.answer_type)
+            for q, of_question in rationales
+            for g, s, _ in of_question
+        }
     trained = {n: facts for n in names if (facts := read_json(folder / "student" / n / COMPLETE, OF_STUDENT))}
     learned = (n for n in trained if METHODS[n.rpartition("-")[0]].learns_rationale)
     return Page(
@@ -76,7 +84,7 @@ def read_page(folder: Path, setup: Setup | None = None, only: str = "") -> Page:
         n_train=len(setup.task.train) if setup else ledger.get("questions", 0),
         n_test=len(questions),
         source=setup.task.source if setup else "",
-        verdict=verdict(results, setup.methods if setup else METHODS),
+        verdict=verdict(summaries, comparisons, setup.methods if setup else METHODS),
         results=results,
         ledger=ledger,
         questions=questions,
@@ -86,10 +94,11 @@ def read_page(folder: Path, setup: Setup | None = None, only: str = "") -> Page:
         warnings=[*notes, *(warning for warning in found.get("warnings", []) if warning not in notes)],
         dev_losses={name: facts["dev_losses"] for name, facts in trained.items()},
         dev_accuracies={name: facts.get("dev_accuracies", []) for name, facts in trained.items()},
-        summaries=as_records(list[Summary], found.get("summaries", []), path),
-        comparisons=as_records(list[Comparison], found.get("comparisons", []), path),
+        summaries=summaries,
+        comparisons=comparisons,
         costs=as_records(Costs, found["costs"], path) if found.get("costs") else None,
         mistakes=mistakes,
+        rules_measured=measured() if mistakes else "",
         teachers=[*ledger.get("teachers", ())],
         student=config.student.model,
         rationales=rationales,
@@ -101,6 +110,17 @@ def read_page(folder: Path, setup: Setup | None = None, only: str = "") -> Page:
         methods={n: setup.methods[m] for n in names if (m := method_of(n)) in setup.methods} if setup else {},
         teacher_method=setup.teacher_method if setup and ledger else None,
     )
+
+
+def measured() -> str:
+    """How far the rules of mistakes can be trusted, in one sentence for each who labelled texts."""
+    found = (
+        f"Of {m.n} that {m.labelled_by} labelled, {m.bad} are bad: the rules name {m.fired}, and {m.hits} of these are "
+        f"(precision {m.precision:.0%}, recall {m.recall:.0%})."
+        for m in MEASURED
+        if m.rule == "any"
+    )
+    return f"How far to trust these rules: they were measured on {MEASURED_ON}. {' '.join(found)}"
 
 
 def method_of(name: str) -> str:

@@ -71,7 +71,6 @@ class SoftTargets:
         self.trust_remote_code = trust_remote_code
         self.examples = {_key(vars(example)): example for example in examples}
         theirs = load_tokenizer(kd.model, trust_remote_code)
-        refuse_other_tokens(student.tokenizer, theirs, kd.model)
         # Output layers of one family are padded to different sizes: only what is a token counts.
         tokens = max(theirs.get_vocab().values()) + 1
         self.size = min(tokens, student.model.get_input_embeddings().weight.shape[0])

@@ -36,7 +36,8 @@ class Method:
     raw text that followed. `completion(question, rationale)` is what a student is trained to write, `None` where
     the model is used as it is. Where there is a `cue` the answer stands after it, where there is a `mark` before
     it. `max_tokens` and `answer_tokens` limit the two completions, in tokens. `chat`: the model's own chat template
-    is used. A student is trained in the styles of `others` too, by `weights`, and asked in this one.
+    is used. `sampled`: the answer is the most frequent of several. A student is trained in the styles of `others`
+    too, by `weights`, and asked in this one.
     """
 
     name: str
@@ -50,12 +51,18 @@ class Method:
     mark: str | None = None
     stop: tuple[str, ...] = ()
     chat: bool = False
+    sampled: bool = False
     others: tuple[Method, ...] = ()
     weights: tuple[float, ...] = (1.0,)
 
     @property
     def trained(self) -> bool:
         return self.completion is not None
+
+    @property
+    def taught_as(self) -> str:
+        """The method whose student answers: self_consistency trains none of its own."""
+        return "fine_tune_cot" if self.sampled else self.name
 
     def style_of(self, question_id: str, index: int) -> Method:
         """This, or of several styles the one drawn for a sample of a question, whatever the other samples are."""
@@ -211,6 +218,7 @@ def methods(
     if seq2seq and form != "paper":
         raise ConfigError(f"student.format: an encoder-decoder student is asked in the paper's form, not {form!r}.")
     f = SEQ2SEQ if seq2seq else FORMS[form]
+    cot = _mixed(_styles(f), {rationale: 1.0} if isinstance(rationale, str) else rationale)
     rows = (
         Method("zero_shot", partial(_prompt, f.zero_shot), max_tokens=32, chat=f.chat),
         Method(
@@ -230,7 +238,8 @@ def methods(
             stop=f.stop,
             chat=f.chat,
         ),
-        _mixed(_styles(f), {rationale: 1.0} if isinstance(rationale, str) else rationale),
+        cot,
+        replace(cot, name="self_consistency", sampled=True),  # Wang et al. 2022, https://arxiv.org/abs/2203.11171
     )
     return {method.name: method for method in rows}
 

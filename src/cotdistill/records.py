@@ -107,12 +107,28 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
+class AtK:
+    """Of a student that was sampled: a share of the questions, with its 95% interval.
+
+    `mean`: of single samples that are right; `maj`: of questions whose most frequent answer of `k` samples is;
+    `pass`: of questions of which one of `k` samples is.
+    """
+
+    measure: Literal["mean", "maj", "pass"]
+    k: int
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """The accuracy of one method and seed over a set of questions.
 
     `accuracy`, `low` and `high` (a 95% interval) and `lenient_accuracy` are fractions of `n`, the
     answered generations: errors are counted in `categories` and in nothing else. `epochs` are the
-    accuracies after each epoch where the best on the test set was chosen, as the authors did.
+    accuracies after each epoch where the best on the test set was chosen, as the authors did. `at_k` is what
+    a method has that samples several answers; its accuracy, categories and tokens are of the one that they make.
     """
 
     method: str
@@ -127,6 +143,7 @@ class Result:
     seconds: float | None = None
     warnings: tuple[str, ...] = ()
     epochs: tuple[float, ...] = ()
+    at_k: tuple[AtK, ...] = ()
 
 
 Record = TypeVar("Record", Generation, Pair, Question)

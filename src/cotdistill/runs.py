@@ -14,10 +14,13 @@ from filelock import FileLock, Timeout
 from cotdistill import answers
 from cotdistill.answers import AnswerType
 from cotdistill.budget import Budget
+from cotdistill.compare import Comparison, Summary
 from cotdistill.config import Config
+from cotdistill.costs import Costs
 from cotdistill.curate import Curated, rationale_of
 from cotdistill.errors import ConfigError, DataError
 from cotdistill.methods import HUMAN, METHODS, Method, methods, teacher_method
+from cotdistill.mistakes import Mistake
 from cotdistill.models import is_seq2seq
 from cotdistill.records import Generation, Question, Result, Score, read_jsonl, write_atomic
 from cotdistill.store import Store
@@ -48,12 +51,16 @@ class Setup:
         return teacher_method(teacher.style, teacher.answer_cue, self.task.answer_type, self.task.options, exemplars)
 
     @cached_property
+    def known_methods(self) -> dict[str, Method]:
+        """All there are, in the student's form."""
+        student = self.config.student
+        exemplars = self.exemplars if "few_shot_cot" in self.config.evaluate.methods else ()
+        return methods(student.format, is_seq2seq(student.model), exemplars, student.rationale)
+
+    @cached_property
     def methods(self) -> dict[str, Method]:
-        """Those that are compared, in the student's form."""
-        wanted, student = self.config.evaluate.methods, self.config.student
-        exemplars = self.exemplars if "few_shot_cot" in wanted else ()
-        known = methods(student.format, is_seq2seq(student.model), exemplars, student.rationale)
-        return {name: known[name] for name in wanted}
+        """Those that are compared."""
+        return {name: self.known_methods[name] for name in self.config.evaluate.methods}
 
     @property
     def needs_teacher(self) -> bool:
@@ -69,6 +76,13 @@ class Run(Setup):
     students: dict[str, Path] = field(default_factory=dict)
     predictions: dict[str, tuple[list[Generation], list[Score]]] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
+    mistakes: dict[str, list[tuple[Mistake, ...]]] = field(default_factory=dict)  # of predictions, in their order
+    rights: dict[tuple[str, int | None], dict[str, bool]] = field(default_factory=dict)  # by method and seed
+    answer_seconds: dict[str, float | None] = field(default_factory=dict)
+    summaries: tuple[Summary, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    costs: Costs | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -142,8 +156,8 @@ def open_run(config: Config) -> Iterator[Run]:
 
 def students(this: Run) -> list[tuple[Method, int]]:
     """Each student to train: a method that trains, and a seed."""
-    trained = [method for method in this.methods.values() if method.trained]
-    return [(method, seed) for method in trained for seed in this.config.student.seeds]
+    taught = dict.fromkeys(method.taught_as for method in this.methods.values() if method.trained)
+    return [(this.known_methods[name], seed) for name in taught for seed in this.config.student.seeds]
 
 
 def label(method: Method, seed: int | None) -> str:

@@ -33,6 +33,7 @@ from cotdistill.models import (
     import_training,
     is_seq2seq,
     load_for_training,
+    load_tokenizer,
     mark_complete,
     model_identity,
 )
@@ -296,6 +297,11 @@ def refuse_other_kinds(config: StudentConfig) -> None:
             f"student.kd.model: {config.kd.model!r} is {kinds[not seq2seq]}, and the student {kinds[seq2seq]}.\n"
             "Take a larger model of the student's own family and kind, or leave student.kd out."
         )
+    if config.kd:
+        ours, theirs = (load_tokenizer(name, config.trust_remote_code) for name in (config.model, config.kd.model))
+        from cotdistill.kd import refuse_other_tokens
+
+        refuse_other_tokens(ours, theirs, config.kd.model)
 
 
 def trained_facts(folder: Path) -> dict[str, Any]:

@@ -20,12 +20,13 @@ import torch
 import transformers
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from cotdistill import ranks
 from cotdistill.checkpoints import log_folder, seal
 from cotdistill.config import LoraConfig, StudentConfig
 from cotdistill.errors import BackendError, ConfigError, missing_extra
-from cotdistill.examples import BLANK, IGNORED, Example, LengthGrouped, collate, pack, parts
+from cotdistill.examples import BLANK, IGNORED, Example, LengthGrouped, collate, pack
 from cotdistill.four_bit import merged
 from cotdistill.models import LoadedModel, folder_when_whole, has_bf16
 from cotdistill.progress import say
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
 
 SHOWN = 8  # question ids of a batch
 ROWS = 256  # tokens whose whole distributions are there at once, in fp32
-# On a CPU, tokens x layers x width that are computed at once. More is a little faster, and takes gigabytes: all that
-# the backward pass needs.
-AT_ONCE = 5_500_000
+# On a CPU, tokens x width x layers that keep for the backward pass what they computed; other layers compute it again
+# then. More is faster, and takes gigabytes.
+KEPT = 3_000_000
 # On a CPU PyTorch's fused attention is slower than the plain one for shorter texts: its backward pass is.
 EAGER = 256  # tokens
 
@@ -50,7 +51,8 @@ def read_completions(model: Any, bare: Any, batch: Mapping[str, Any]) -> tuple[A
     labels, ids = batch["labels"], batch["input_ids"]
     if bare.config.is_encoder_decoder:
         written = bare.prepare_decoder_input_ids_from_labels(labels)
-        outputs = model(input_ids=ids, attention_mask=batch["attention_mask"], decoder_input_ids=written)
+        mask = batch["attention_mask"]
+        outputs = model(input_ids=ids, attention_mask=mask, decoder_input_ids=written, use_cache=False)
         return outputs, outputs.logits, labels
     # Logits where some completion goes on: of a prompt they are never needed. No attention mask: what is padded
     # stands on the right, where nothing that counts looks.
@@ -90,8 +92,10 @@ class CompletionTrainer(transformers.Trainer):  # type: ignore[misc]  # untyped
         guess = math.log(self.model.get_input_embeddings().weight.shape[0])
         self.most_loss = 2 * guess * (1 + (soft.weight if soft else 0))  # a guess is at most so far from any teacher
         self.attention = self.model.config._attn_implementation
-        text = self.model.config.get_text_config()
-        self.tokens_at_once = AT_ONCE // (text.num_hidden_layers * text.hidden_size)
+        spared = self.args.use_cpu and self.args.world_size == 1
+        self.layers = [m for m in self.model.modules() if spared and isinstance(m, GradientCheckpointingLayer)]
+        for layer in self.layers:
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:
         lengths = [Example(**example).length for example in self.train_dataset]
@@ -101,9 +105,8 @@ class CompletionTrainer(transformers.Trainer):  # type: ignore[misc]  # untyped
         return self.sampler
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-        split = self.args.use_cpu and self.args.world_size == 1 and num_items_in_batch is not None
-        few = parts(inputs, self.tokens_at_once) if split else [inputs]
-        loss = sum(super(CompletionTrainer, self).training_step(model, part, num_items_in_batch) for part in few)
+        self._keep_what_fits(max(inputs["input_ids"].numel(), inputs["labels"].numel()))
+        loss = super().training_step(model, inputs, num_items_in_batch)
         if not loss.item() <= self.most_loss:  # NaN is not
             ids = inputs["question_ids"]
             raise BackendError(
@@ -145,6 +148,12 @@ class CompletionTrainer(transformers.Trainer):  # type: ignore[misc]  # untyped
         self.log(metrics := {"eval_loss": loss / tokens})
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _keep_what_fits(self, tokens: int) -> None:
+        """Have only the last layers, whose backward pass comes first, keep what they compute for so many `tokens`."""
+        again = len(self.layers) - KEPT // (tokens * self.model.config.get_text_config().hidden_size)
+        for number, layer in enumerate(self.layers):
+            layer.gradient_checkpointing = number < again
 
     def _attend_fast(self, width: int) -> None:
         """Choose the attention for texts of `width` tokens, on a CPU and where the config does not."""
