@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 from collections import Counter
 from dataclasses import asdict
@@ -233,6 +234,8 @@ def test_several_runs_are_compared_on_one_page(folder: Path, capsys: pytest.Capt
     assert '<th scope="row">student.learning_rate</th><td>0.0001</td><td>0.5</td>' in text
     assert text.count('<details class="question"') == 6
     assert "&lt;b&gt;: fine_tune_cot-0" in text
+    (row,) = re.findall(r"<tr><th scope=\"row\">[^<]*fine_tune_cot – [^<]*</th>.*", text)  # noqa: RUF001
+    assert "no difference is shown" in row
 
 
 def test_runs_of_other_questions_are_not_compared_in_silence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

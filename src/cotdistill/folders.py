@@ -115,7 +115,7 @@ def read_page(folder: Path, setup: Setup | None = None, only: str = "") -> Page:
 def measured() -> str:
     """How far the rules of mistakes can be trusted, in one sentence for each who labelled texts."""
     found = (
-        f"Of {m.n} that {m.labelled_by} labelled, {m.bad} are bad: the rules name {m.fired}, and {m.hits} of these are "
+        f"Of {m.n}, labelled by {m.labelled_by}, {m.bad} are bad: the rules name {m.fired}, and {m.hits} of these are "
         f"(precision {m.precision:.0%}, recall {m.recall:.0%})."
         for m in MEASURED
         if m.rule == "any"
