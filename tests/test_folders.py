@@ -173,6 +173,8 @@ def two(folder: Path) -> list[str]:
 def test_what_else_the_folder_has_is_drawn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What statistics and the study of errors leave there."""
     value = json.loads((folder / "result.json").read_text())
+    assert "summaries" not in value, "as an older version left it"
+    assert [s.label for s in read_page(folder).summaries] == ["zero_shot", "fine_tune_cot"]
     value["summaries"] = [asdict(Summary("fine_tune_cot", "fine_tune_cot", 2, 0.5, 0.125, 0.2, 0.8, 5))]
     value["comparisons"] = [asdict(Comparison("fine_tune_cot", "fine_tune", 5, 0.25, 0.1, 0.4, 2, 1, 0.01, 0.03))]
     value["costs"] = asdict(Costs(1, 2, 1.5, None, None, {"fine_tune_cot-0": 60}, {}, 1234.0))
@@ -198,7 +200,7 @@ def test_a_table_for_a_readme(folder: Path, capsys: pytest.CaptureFixture[str]) 
     table = out.split("\n\n")[0].splitlines()
     assert len({len(line) for line in table}) == 1, "aligned"
     assert len(table) == 2 + 4
-    assert table[3] == "| one       | fine_tune_cot |    0 |       100.0 |   56.6–100.0 | 5 |"  # noqa: RUF001
+    assert table[3] == "| one       | fine_tune_cot |     1 |       100.0 |   56.6–100.0 | 5 |"  # noqa: RUF001
     assert "=two\\|<b>" in table[4]
     assert "word_problems, teacher Qwen" in out
 

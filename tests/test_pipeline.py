@@ -77,6 +77,8 @@ def test_the_held_out_questions_are_answered(student: Path, tmp_path: Path) -> N
     facts = trained_facts(this.students["fine_tune-0"])
     ((epoch, _, n),) = facts["dev_accuracies"]
     assert ([epoch], n) == ([at for at, _ in facts["dev_losses"]], 3)
+    assert sum(n for _, n in facts["lengths"]) == facts["pairs"] == 12
+    assert "lengths" not in (this.folder / "manifest.json").read_text()
     assert "dev_accuracies" not in (this.folder / "manifest.json").read_text()
     assert f" of {n}</td>" in (this.folder / "report.html").read_text()
 

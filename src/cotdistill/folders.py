@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from cotdistill import compare
 from cotdistill.charts import label
 from cotdistill.chunks import generations_of, spans
-from cotdistill.compare import Comparison, Summary, verdict
+from cotdistill.compare import Comparison, Summary
 from cotdistill.config import Config, load_config
 from cotdistill.costs import Costs
 from cotdistill.curate import Job, make_job
@@ -36,7 +37,7 @@ from cotdistill.tasks import load_task
 
 MOST_TRAINING = 1500  # training questions that a page is made of: it seldom holds more
 SHOWN_PAIRS = 2
-Predictions = dict[str, tuple[list[Generation], list[Score]]]
+Predictions = Mapping[str, tuple[Sequence[Generation], Sequence[Score]]]
 Mistakes = dict[str, dict[tuple[str, int], tuple[Mistake, ...]]]
 Record = TypeVar("Record")
 # What a page cannot be without, of files that somebody else may have made.
@@ -55,28 +56,18 @@ def read_page(folder: Path, setup: Setup | None = None, only: str = "") -> Page:
     path = folder / "result.json"
     found = read_json(path)
     results = as_records(list[Result], found.get("results", []), path)
-    summaries = as_records(list[Summary], found.get("summaries", []), path)
-    comparisons = as_records(list[Comparison], found.get("comparisons", []), path)
     there = sorted(path.stem for path in (folder / "predictions").glob("*.jsonl"))
     names = [label(r) for r in results] or there
     notes += [f"predictions/{n}.jsonl is not there: what it wrote is not shown." for n in names if n not in there]
     predictions, mistakes, written = read_predictions(folder, [name for name in names if name in there])
-    questions: Sequence[Question] = setup.task.test if setup else []
-    if setup and not written.items() <= {q.id: Question(q.id, q.text, q.answer) for q in questions}.items():
-        notes.append("the task's test questions are not those that were asked: these are shown, without options.")
-        questions = []
-    questions = questions or list(written.values())
+    summaries, comparisons = compared(found, rights_of(results, predictions), path)
+    questions = asked(setup, written, notes)
     taught = any(METHODS[name].learns_rationale for name in config.evaluate.methods)
     ledger = read_json(folder / "ledger.json", OF_LEDGER) if taught or not results else {}
     lengths, n_asked, rationales = read_rationales(folder, setup, only) if ledger and setup else ([], 0, [])
     if setup and mistakes and rationales:
-        mistakes[TEACHER] = {
-            (q.id, g.index): mistakes_of(g, q, s, setup.teacher_method, setup.answer_type, setup.task.answer_type)
-            for q, of_question in rationales
-            for g, s, _ in of_question
-        }
+        mistakes[TEACHER] = mistakes_of_teacher(setup, rationales)
     trained = {n: facts for n in names if (facts := read_json(folder / "student" / n / COMPLETE, OF_STUDENT))}
-    learned = (n for n in trained if METHODS[n.rpartition("-")[0]].learns_rationale)
     return Page(
         name=config.name,
         task=setup.task.name if setup else config.task.name,
@@ -84,7 +75,7 @@ def read_page(folder: Path, setup: Setup | None = None, only: str = "") -> Page:
         n_train=len(setup.task.train) if setup else ledger.get("questions", 0),
         n_test=len(questions),
         source=setup.task.source if setup else "",
-        verdict=verdict(summaries, comparisons, setup.methods if setup else METHODS),
+        verdict=compare.verdict(summaries, comparisons, setup.methods if setup else METHODS),
         results=results,
         ledger=ledger,
         questions=questions,
@@ -103,13 +94,54 @@ def read_page(folder: Path, setup: Setup | None = None, only: str = "") -> Page:
         student=config.student.model,
         rationales=rationales,
         n_asked=n_asked,
-        trained=next((trained[n] for n in learned), {}),
+        trained=next((facts for n, facts in trained.items() if method_of(n) == "fine_tune_cot"), {}),
         teacher_lengths=lengths,
         max_tokens=max(teacher.max_tokens for teacher in config.all_teachers),
         reader=setup.answer_type if setup else None,
         methods={n: setup.methods[m] for n in names if (m := method_of(n)) in setup.methods} if setup else {},
         teacher_method=setup.teacher_method if setup and ledger else None,
     )
+
+
+def compared(found: Mapping[str, Any], rights: compare.BySeed, path: Path) -> tuple[list[Summary], list[Comparison]]:
+    """The summaries and comparisons of a result.json; made of what is right, where an older version left none."""
+    if "summaries" not in found:
+        return list(compare.summaries(rights)), list(compare.comparisons(rights))
+    return (
+        as_records(list[Summary], found["summaries"], path),
+        as_records(list[Comparison], found.get("comparisons", []), path),
+    )
+
+
+def rights_of(results: Sequence[Result], predictions: Predictions) -> dict[tuple[str, int | None], dict[str, bool]]:
+    """Which questions each method and seed has right; those that it has not answered, for an error, are left out."""
+    found = {}
+    for r in results:
+        if label(r) in predictions:
+            # Backwards: of several samples the first is the method's answer.
+            answered = [s for s in reversed(predictions[label(r)][1]) if s.category != "error"]
+            found[r.method, r.seed] = {s.question_id: s.correct for s in answered}
+    return found
+
+
+def asked(setup: Setup | None, written: Mapping[str, Question], notes: list[str]) -> Sequence[Question]:
+    """The test questions: the task's, or what the predictions say where it has others; then with a note."""
+    questions: Sequence[Question] = setup.task.test if setup else []
+    if setup and not written.items() <= {q.id: Question(q.id, q.text, q.answer) for q in questions}.items():
+        notes.append("the task's test questions are not those that were asked: these are shown, without options.")
+        questions = []
+    return questions or list(written.values())
+
+
+def mistakes_of_teacher(
+    setup: Setup, rationales: Sequence[tuple[Question, Sequence[Rationale]]]
+) -> dict[tuple[str, int], tuple[Mistake, ...]]:
+    """What the rules find in rationales, by question id and sample."""
+    return {
+        (q.id, g.index): mistakes_of(g, q, s, setup.teacher_method, setup.answer_type, setup.task.answer_type)
+        for q, of_question in rationales
+        for g, s, _ in of_question
+    }
 
 
 def measured() -> str:
@@ -180,7 +212,7 @@ def read_predictions(folder: Path, names: Sequence[str]) -> tuple[Predictions, M
 
     Of several samples of a question the one that is its method's answer comes first.
     """
-    predictions: Predictions = {}
+    predictions: dict[str, tuple[list[Generation], list[Score]]] = {}
     mistakes: Mistakes = {}
     written: dict[str, Question] = {}
     of_generation, of_score = ([f.name for f in fields(record)] for record in (Generation, Score))

@@ -13,11 +13,10 @@ from pathlib import Path
 
 from markupsafe import Markup, escape
 
-from cotdistill.charts import label
 from cotdistill.compare import comparisons, summaries
 from cotdistill.config import load_config
 from cotdistill.errors import ConfigError, DataError
-from cotdistill.folders import read_page, settings
+from cotdistill.folders import read_page, rights_of, settings
 from cotdistill.records import Question
 from cotdistill.report import Page, write_report
 from cotdistill.showing import percent, visible
@@ -159,7 +158,11 @@ def compare_page(pages: Pages, configs: Sequence[Mapping[str, str]]) -> Page:
     same = same_questions(pages)
     kinds = {page.answer_type for page in pages.values()}
     n = f"the same {len(asked)} test questions" if same else "test questions that are not the same"
-    found = rights_of(pages)
+    found = {
+        (f"{name}: {method}", seed): right
+        for name, page in pages.items()
+        for (method, seed), right in rights_of(page.results, page.predictions).items()
+    }
     main = {key: right for key, right in found.items() if key[0].endswith(": fine_tune_cot")}
     keys = [key for key in configs[0] if len({config.get(key) for config in configs}) > 1]
     return replace(
@@ -195,18 +198,6 @@ def compare_page(pages: Pages, configs: Sequence[Mapping[str, str]]) -> Page:
         trained={},
         teacher_lengths=(),
     )
-
-
-def rights_of(pages: Pages) -> dict[tuple[str, int | None], dict[str, bool]]:
-    """Which questions each method of each run, `RUN: METHOD`, has right, by seed."""
-    found = {}
-    for name, page in pages.items():
-        for r in page.results:
-            _, scores = page.predictions.get(label(r), ([], []))
-            # Backwards: of several samples the first is the method's answer.
-            answered = [s for s in reversed(scores) if s.category != "error"]
-            found[f"{name}: {r.method}", r.seed] = {s.question_id: s.correct for s in answered}
-    return found
 
 
 def ids_clash(pages: Pages) -> bool:
