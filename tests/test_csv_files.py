@@ -26,6 +26,7 @@ from cotdistill.csv_files import Cell, write_csv
         ("\t=1", "'\t=1"),
         ("\r=1", "'\r=1"),
         ("\n=1", "'\n=1"),
+        ("  =1", "'  =1"),
         ('a,"b"\nc', 'a,"b"\nc'),
         ("3 + 4 = 7", "3 + 4 = 7"),
         ("caf\u00e9 \ud800", "caf\u00e9 \\ud800"),

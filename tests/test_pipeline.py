@@ -15,7 +15,9 @@ import pytest
 
 from cotdistill.config import Config, load_quickstart
 from cotdistill.errors import ConfigError
+from cotdistill.folders import read_page
 from cotdistill.pipeline import run
+from cotdistill.report import write_report
 from cotdistill.runs import open_run
 from cotdistill.train import trained_facts
 from servers import start_server
@@ -66,6 +68,8 @@ def test_a_run_leaves_all_its_files_and_adds_up(student: Path, tmp_path: Path) -
     result = json.loads((this.folder / "result.json").read_text())
     assert [r["method"] for r in result["results"]] == ["zero_shot", "zero_shot_cot", "fine_tune", "fine_tune_cot"]
     assert all(sum(r["categories"].values()) == 6 for r in result["results"])
+    write_report(read_page(this.folder), tmp_path / "again.html")
+    assert (tmp_path / "again.html").read_bytes() == (this.folder / "report.html").read_bytes()
 
 
 def test_the_held_out_questions_are_answered(student: Path, tmp_path: Path) -> None:
@@ -73,6 +77,8 @@ def test_the_held_out_questions_are_answered(student: Path, tmp_path: Path) -> N
     facts = trained_facts(this.students["fine_tune-0"])
     ((epoch, _, n),) = facts["dev_accuracies"]
     assert ([epoch], n) == ([at for at, _ in facts["dev_losses"]], 3)
+    assert sum(n for _, n in facts["lengths"]) == facts["pairs"] == 12
+    assert "lengths" not in (this.folder / "manifest.json").read_text()
     assert "dev_accuracies" not in (this.folder / "manifest.json").read_text()
     assert f" of {n}</td>" in (this.folder / "report.html").read_text()
 

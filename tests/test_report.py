@@ -18,7 +18,8 @@ import pytest
 from rich.console import Console
 
 from cotdistill.records import CATEGORIES, Category, Generation, Pair, Question, Result, Score
-from cotdistill.report import Page, csp_hash, terminal_table, visible, write_report
+from cotdistill.report import Page, csp_hash, terminal_table, write_report
+from cotdistill.showing import visible
 
 CHROMIUM = shutil.which("chromium")
 HOSTILE = [
@@ -80,7 +81,11 @@ def make_page(**changes: Any) -> Page:
         predictions=predictions,
         manifest={"teacher": {"model": HOSTILE[1]}, "versions": ["a", HOSTILE[0]], "command": HOSTILE[6]},
         pairs=[Pair(q.id, 0, q.text, q.answer) for q in questions],
-        dropped=[(questions[i], predictions["zero_shot"][0][i], predictions["zero_shot"][1][i]) for i in range(3)],
+        rationales=[
+            (q, [(predictions["zero_shot"][0][i], predictions["zero_shot"][1][i], "kept" if i else "wrong")])
+            for i, q in enumerate(questions)
+        ],
+        n_asked=len(questions),
         warnings=(HOSTILE[0], HOSTILE[4]),
         dev_losses={"fine_tune_cot-0": [(1, 0.9), (2, 0.7)], HOSTILE[0]: [(1, 1.25)]},
         dev_accuracies={"fine_tune_cot-0": [(1, 3, 17), (2, 9, 17)], HOSTILE[0]: []},
@@ -153,21 +158,26 @@ def test_every_question_and_answer_is_there(tmp_path: Path) -> None:
     page = make_page()
     text = write(page, tmp_path / "report.html")
     assert text.count('<details class="question"') == len(page.questions)
+    assert text.count('<details class="question training"') == len(page.rationales)
     for question in page.questions:
         assert f'id="q-{html.escape(question.id)}"' in text
-    assert text.count('<div class="answer ') == len(page.questions) * len(page.predictions)
+        assert f'id="t-{html.escape(question.id)}"' in text
+    assert text.count('<div class="answer ') == len(page.questions) * (len(page.predictions) + 1)
+    assert "are here</strong>" not in text
 
 
 def test_unanswered_question_is_not_asked_rather_than_wrong(tmp_path: Path) -> None:
     page = make_page()
-    text = write(dataclasses.replace(page, predictions={"zero_shot": ([], [])}), tmp_path / "report.html")
+    text = write(
+        dataclasses.replace(page, predictions={"zero_shot": ([], [])}, rationales=()), tmp_path / "report.html"
+    )
     assert text.count('data-categories="not_asked"') == len(page.questions)
     assert "answer wrong" not in text
 
 
 def test_ledger_adds_up_on_the_page(tmp_path: Path) -> None:
     text = write(make_page(), tmp_path / "report.html")
-    for line in ("1,280 = 1,275 + 5", "1,275 = 895 + 380", "380 = 300 + 10 + 50 + 20 + 0", "290 of 320", "71.8%"):
+    for line in ("1,280 = 1,275 + 5", "1,275 = 895 + 380", "380 = 300 + 10 + 50 + 20<", "290 of 320", "71.8%"):
         assert line in text
     assert "does not add up" not in text
 
@@ -193,7 +203,9 @@ def test_ledger_that_does_not_add_up_says_so(tmp_path: Path) -> None:
 
 def test_page_of_a_run_with_nothing_in_it(tmp_path: Path) -> None:
     empty: dict[str, Any] = {"results": [], "ledger": {}, "questions": [], "predictions": {}, "manifest": {}}
-    text = write(make_page(**empty, pairs=(), dropped=(), dev_losses={}, dev_accuracies={}), tmp_path / "report.html")
+    text = write(
+        make_page(**empty, pairs=(), rationales=(), dev_losses={}, dev_accuracies={}), tmp_path / "report.html"
+    )
     assert "No teacher was asked" in text
     assert "There are no results yet" in text
 
@@ -201,12 +213,13 @@ def test_page_of_a_run_with_nothing_in_it(tmp_path: Path) -> None:
 def test_plot_is_part_of_the_page(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     text = write(make_page(), tmp_path / "report.html")
-    assert text.count("<svg ") == 3
+    assert text.count("<svg ") == 4
+    assert all(re.search(r' aria-label="[^"]{20,}"', svg) for svg in re.findall(r"<svg [^>]*>", text))
     assert ">zero_shot</text>" in text
     assert ">fine_tune_cot-0 (n=17)</text>" in text
     assert '<td class="n">9 of 17</td>' in text
     without = write(make_page(dev_accuracies={"fine_tune_cot-0": []}), tmp_path / "without.html")
-    assert without.count("<svg ") == 2
+    assert without.count("<svg ") == 3
     assert "Right</th>" not in without
 
 
@@ -215,15 +228,34 @@ def test_without_matplotlib_the_page_says_how_to_get_the_plot(tmp_path: Path, mo
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     text = write(make_page(), tmp_path / "report.html")
-    assert "<svg" not in text
+    assert text.count("<svg") == 1, "the flow needs none"
     assert "cotdistill[report]" in text
     assert "Losses as a table" in text
+
+
+def test_of_several_samples_the_first_is_the_methods_answer(tmp_path: Path) -> None:
+    question = Question("one", "?", "8")
+    categories: list[Category] = ["correct", "wrong", "wrong"]
+    generations = [Generation("one", i, f" {i}", None, "stop") for i in (2, 0, 1)]
+    scores = [Score("one", g.index, "8", c, False) for g, c in zip(generations, categories, strict=True)]
+    page = make_page(questions=[question], predictions={"vote-0": (generations, scores)}, rationales=())
+    text = write(page, tmp_path / "report.html")
+    assert 'data-categories="correct"' in text
+    assert "vote-0 (1 of 3 right)" in text
+    assert re.findall(r"<strong>(vote-0, sample .*?)</strong>", text) == [
+        "vote-0, sample 2: its answer",
+        "vote-0, sample 0",
+        "vote-0, sample 1",
+    ]
 
 
 def test_result_warnings_are_shown_once_and_with_their_method(tmp_path: Path) -> None:
     result = dataclasses.replace(make_result("zero_shot", 3, {"correct": 4}, 4), warnings=("accuracy is 100%", "seen"))
     text = write(make_page(results=[result], warnings=("seen",)), tmp_path / "report.html")
     assert re.findall("<li>(.*?)</li>", text) == ["seen", "zero_shot-3: accuracy is 100%"]
+    text = write(make_page(results=[result], warnings=list("abcdeea")), tmp_path / "report.html")
+    assert len(re.findall("<li>(.*?)</li>", text)) == 5 + 2
+    assert "<summary>3 more</summary>" in text
 
 
 def test_terminal_table_has_a_row_a_result_and_no_control_characters() -> None:
@@ -252,8 +284,9 @@ def test_browser_runs_our_script_and_no_other(tmp_path: Path) -> None:
     url = (tmp_path / "report.html").as_uri() + "#q-q%200%3Cb%3E"
     done = subprocess.run([str(CHROMIUM), *flags.split(), url], capture_output=True, timeout=120, check=True)
     dom = done.stdout.decode()
-    assert f"Showing {len(page.questions)} of {len(page.questions)} questions" in dom
+    n = len(page.questions) + len(page.rationales)
+    assert f"Showing {n} of {n} questions" in dom
     assert re.search(r'<details class="question" id="q-q 0(<|&lt;)b(>|&gt;)"[^>]* open', dom)
     assert "<title>owned" not in dom
     assert len(re.findall(r"<script", dom)) == len(re.findall(r"<script>", (tmp_path / "report.html").read_text()))
-    assert dom.count('<div class="answer ') == len(page.questions) * len(page.predictions)
+    assert dom.count('<div class="answer ') == len(page.questions) * (len(page.predictions) + 1)

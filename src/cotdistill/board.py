@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from cotdistill import progress
-from cotdistill.report import visible
+from cotdistill.showing import visible
 from cotdistill.side_by_side import last_line
 
 ROWS_LEFT = 8  # of the screen, for the lines around the table

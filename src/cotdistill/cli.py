@@ -119,9 +119,51 @@ def evaluate_command(
 
 
 @app.command("report")
-def report_command(arguments: ConfigArgs = None) -> None:
-    """Write report.html from what the run has; what is missing is done first."""
-    typer.echo(do(arguments, "report").folder / "report.html")
+def report_command(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN]... | [CONFIG.yaml] [SECTION.FIELD=VALUE]...",
+            help="Folders of runs, which are only read; or a config, whose run is done as far as it is missing.",
+        ),
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="md, csv or html: print a table for a paper or a README instead.")
+    ] = "",
+    out: Annotated[Path | None, typer.Option(help="Of several runs: the page to write. None: beside them.")] = None,
+) -> None:
+    """Write report.html of a run; of several, compare.html with all beside each other."""
+    from cotdistill.several import FORMATS, read_pages, table, write_pages
+
+    if form and form not in FORMATS:
+        raise ConfigError(f"--format: {form!r} is not one of {', '.join(FORMATS)}.")
+    words = arguments or []
+    if not words or "=" in words[0] or words[0].endswith((".yaml", ".yml")) or Path(words[0]).is_file():
+        folders = [do(arguments, "report").folder]
+    else:
+        folders = [Path(word) for word in words]
+    if form:
+        sys.stdout.write(table(read_pages(folders), form))
+    else:
+        typer.echo(write_pages(folders, out))
+
+
+@app.command("view")
+def view_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run; it is only read.")],
+    question_id: Annotated[str, typer.Argument(metavar="[QUESTION_ID]", help="None: a table of all.")] = "",
+    wrong: Annotated[bool, typer.Option("--wrong", help="Only questions that a method has not right.")] = False,
+    disagree: Annotated[bool, typer.Option("--disagree", help="Only those that some have right and some not.")] = False,
+    method: Annotated[str, typer.Option(help="Only this one, such as fine_tune_cot-0.")] = "",
+    training: Annotated[bool, typer.Option("--training", help="Training questions, and their rationales.")] = False,
+) -> None:
+    """Show a run's questions in the terminal: what the teacher and each method wrote, and the verdicts."""
+    from cotdistill.view import show_question, show_questions
+
+    if question_id:
+        show_question(run, question_id, method)
+    else:
+        show_questions(run, wrong, disagree, method, training)
 
 
 @app.command("sweep")

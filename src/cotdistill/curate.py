@@ -81,11 +81,8 @@ def curate(
     the cores there are; the output is the same. Raises `DataError` if the ledger does not add up, a generation is
     of no known question or apart from the others of its own, or `config.only` names no question that is known.
     """
-    by_id = {question.id: question for question in questions}
-    listed = _listed(config.only, by_id.keys()) if config.only else None
     in_test = leaked(questions, test)
-    held_out = in_test if config.leaked == "drop" else set[str]()
-    job = Job(by_id, teacher, student, answer_type, config, listed, held_out)
+    job = make_job(questions, teacher, student, answer_type, config, in_test)
     with atomic(pairs) as out, ThreadPoolExecutor(1) as pool:
         shared = pool.submit(overlap, questions, test)  # while the processes are at it
         if config.total:
@@ -99,6 +96,20 @@ def curate(
     if test:
         ledger["test_overlap"] = {"exact": len(in_test), "8_words": eight, "13_words": thirteen}
     return Curated(pairs, ledger, whole.dropped)
+
+
+def make_job(
+    questions: Sequence[Question],
+    teacher: Method,
+    student: Method,
+    answer_type: AnswerType,
+    config: CurateConfig,
+    in_test: Set[str],
+) -> Job:
+    """What judges generations of these questions, of which those with ids `in_test` are test questions too."""
+    by_id = {question.id: question for question in questions}
+    listed = _listed(config.only, by_id.keys()) if config.only else None
+    return Job(by_id, teacher, student, answer_type, config, listed, in_test if config.leaked == "drop" else set())
 
 
 def answer_pairs(questions: Sequence[Question], student: Method) -> list[Pair]:
@@ -163,10 +174,14 @@ class Job:
         part.lines = [b"".join(part.lines)]
         return part
 
-    def _question(self, question: Question, group: list[Generation], part: Part) -> None:
+    def looks(self, question: Question, group: Sequence[Generation]) -> tuple[list[Look], list[str | None]]:
+        """How each generation of a question looks, and why it is dropped; None: kept, if `total` does not say else."""
         judged: dict[str, Judged] = {}
         looks = [self._look(generation, question, judged) for generation in group]
-        reasons = _choose(looks, self.config)
+        return looks, _choose(looks, self.config)
+
+    def _question(self, question: Question, group: list[Generation], part: Part) -> None:
+        looks, reasons = self.looks(question, group)
         prompt = self.student.prompt(question)
         seen: set[str] = {""}
         for generation, look, reason in zip(group, looks, reasons, strict=True):

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from cotdistill.charts import GRID, INK, LINES, new_axes, to_svg
 from cotdistill.curves import Curve, traced
 from cotdistill.points import AXES, Axis, Line, Point, lines
-from cotdistill.report import GRID, INK, LINES, new_axes, to_svg, visible
+from cotdistill.showing import visible
 
 PAPER_LINES = ("--", ":", "-.")
 PAPER_MARKERS = ("x", "+", "1", "2", "3", "4")
@@ -56,7 +57,9 @@ class Figure:
             return None
         _draw(axes, self)
         _label(axes, self.axis, sorted({spot.x for line in self.lines for spot in line.spots}))
-        return to_svg(axes, self.name)
+        return to_svg(
+            axes, self.name, f"Accuracy on {self.task} against {self.axis.label}; the table below has its numbers."
+        )
 
 
 def figures(found: Sequence[Point], curves: Sequence[Curve]) -> list[Figure]:

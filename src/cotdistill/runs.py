@@ -30,11 +30,47 @@ from cotdistill.train import refuse_other_kinds
 
 
 @dataclass
-class Run:
-    """A config, its folder, and what its stages have made so far."""
+class Setup:
+    """A config and its task: all that says how a run asks and reads answers, whether or not it is done."""
 
     config: Config
     task: Task
+
+    @cached_property
+    def answer_type(self) -> AnswerType:
+        return answers.answer_type(self.config.task.rule, self.task.answer_type, self.task.options)
+
+    @cached_property
+    def exemplars(self) -> tuple[Question, ...]:
+        return exemplars_of(self.config.task, self.task)
+
+    @cached_property
+    def teacher_method(self) -> Method:
+        teacher = self.config.all_teachers[0]
+        exemplars = self.exemplars if teacher.style == "few_shot_cot" else ()
+        return teacher_method(teacher.style, teacher.answer_cue, self.task.answer_type, self.task.options, exemplars)
+
+    @cached_property
+    def known_methods(self) -> dict[str, Method]:
+        """All there are, in the student's form."""
+        student = self.config.student
+        exemplars = self.exemplars if "few_shot_cot" in self.config.evaluate.methods else ()
+        return methods(student.format, is_seq2seq(student.model), exemplars, student.rationale)
+
+    @cached_property
+    def methods(self) -> dict[str, Method]:
+        """Those that are compared."""
+        return {name: self.known_methods[name] for name in self.config.evaluate.methods}
+
+    @property
+    def needs_teacher(self) -> bool:
+        return any(METHODS[name].learns_rationale for name in self.config.evaluate.methods)
+
+
+@dataclass
+class Run(Setup):
+    """A config, its folder, and what its stages have made so far."""
+
     store: Store
     curated: Curated | None = None
     students: dict[str, Path] = field(default_factory=dict)
@@ -59,38 +95,12 @@ class Run:
         return read_jsonl(self.folder / "generations.jsonl", Generation)
 
     @cached_property
-    def answer_type(self) -> AnswerType:
-        return answers.answer_type(self.config.task.rule, self.task.answer_type, self.task.options)
-
-    @cached_property
     def budget(self) -> Budget:
         return Budget(limit_of(self.config.limits), self.folder / "spent.json")
 
     @cached_property
     def teachers(self) -> list[Teacher]:
         return open_teachers(self.config, self.teacher_method, self.budget)
-
-    @cached_property
-    def exemplars(self) -> tuple[Question, ...]:
-        return exemplars_of(self.config.task, self.task)
-
-    @cached_property
-    def teacher_method(self) -> Method:
-        teacher = self.config.all_teachers[0]
-        exemplars = self.exemplars if teacher.style == "few_shot_cot" else ()
-        return teacher_method(teacher.style, teacher.answer_cue, self.task.answer_type, self.task.options, exemplars)
-
-    @cached_property
-    def known_methods(self) -> dict[str, Method]:
-        """All there are, in the student's form."""
-        student = self.config.student
-        exemplars = self.exemplars if "few_shot_cot" in self.config.evaluate.methods else ()
-        return methods(student.format, is_seq2seq(student.model), exemplars, student.rationale)
-
-    @cached_property
-    def methods(self) -> dict[str, Method]:
-        """Those that are compared."""
-        return {name: self.known_methods[name] for name in self.config.evaluate.methods}
 
     def refuse_what_cannot_be_asked(self) -> None:
         """Make every prompt once: a method or a teacher that cannot be asked is an error before anything is bought."""
@@ -103,10 +113,6 @@ class Run:
                 f"teacher.style: human, and {self.task.name} has no rationales of people.\n"
                 "Name their column with task.rationale=COLUMN, or choose another style."
             )
-
-    @property
-    def needs_teacher(self) -> bool:
-        return any(METHODS[name].learns_rationale for name in self.config.evaluate.methods)
 
     @property
     def teacher_identities(self) -> list[dict[str, str]]:

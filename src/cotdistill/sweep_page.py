@@ -20,7 +20,7 @@ from cotdistill.curves import ASSUMPTIONS, Curve
 from cotdistill.figures import figures
 from cotdistill.points import points
 from cotdistill.records import CATEGORIES, write_atomic
-from cotdistill.report import percent, visible
+from cotdistill.showing import percent, visible
 
 PLACE = ("D", "train", "student", "parameters", "teacher", "teacher_accuracy", "teacher_tokens", "teacher_usd")
 MEASURED = ("accuracy", "low", "high", "n")

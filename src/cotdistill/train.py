@@ -126,6 +126,8 @@ def _learn(job: Job, progress: Callable[[int, int], object], answer: Answer | No
         "examples": len(examples),
         "over_long_dropped": len(pairs) - len(fitting),
         "longest": longest,
+        "lengths": sorted(Counter(tokenised[pair].length for pair in pairs).items()),  # tokens, how many
+        "max_length": None if limit == math.inf else int(limit),
         **({"kd": soft.identity} if soft else {}),
     }
     while True:
