@@ -24,7 +24,7 @@ from cotdistill.models import is_seq2seq
 from cotdistill.records import FinishReason, Generation, Question, write_atomic
 from cotdistill.runs import Run, label, measured_folder, read_json, saved_run, students
 
-LM_EVAL_READER = '''"""Questions, and how cotdistill reads an answer, for lm-eval: `pip install cotdistill` beside it."""
+LM_EVAL_READER = '''"""Questions, and how cotdistill reads an answer, for lm-eval; it needs cotdistill beside it."""
 
 import json
 from pathlib import Path
