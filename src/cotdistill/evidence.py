@@ -3,7 +3,7 @@
     pairs_agree(Evidence(...))      # "curating again gives the same 16 pairs", or raises Differs
 
 Each function looks at one file, and says in words what agrees. It raises `Differs` where the file says another
-thing, and another error of ours where it cannot be known here, as without the store.
+thing, and `Unknown` where that cannot be told here, as without the store.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from cotdistill.models import COMPLETE, EMBEDDED, model_identity
 from cotdistill.pipeline import curate_generations, human_rationale, lesson
 from cotdistill.records import Generation, Question, Score, iter_json_lines, read_jsonl, to_json
 from cotdistill.runs import Run, label, measured_folder, read_json, students
-from cotdistill.store import Store
 from cotdistill.tasks import without_exemplars
 from cotdistill.train import fingerprint, trained_facts
 
@@ -44,6 +43,10 @@ Key = tuple[str, int, str]  # question id, index, teacher
 
 class Differs(Exception):
     """A file does not say what comes out of what it was made of."""
+
+
+class Unknown(Exception):
+    """What is needed to tell is not here."""
 
 
 @dataclass
@@ -127,7 +130,7 @@ def generations_agree(e: Evidence) -> str:
     if this.teacher_method is HUMAN:
         stored: Iterable[Generation] = map(human_rationale, questions)
     else:
-        stored = (g for job, name in _jobs(e) for g in _named(read(job, questions, _store(e), partial=True), name))
+        stored = (replace(g, teacher=name) for job, name in _jobs(e) for g in _stored(e, job, questions))
     _same_texts(written, {_key(g): g for g in stored})
     if (most := _asked(e)) and len(written) != most:
         raise Differs(f"it has {len(written):,} texts, and {most:,} were asked for")
@@ -155,14 +158,13 @@ def _jobs(e: Evidence) -> Iterator[tuple[Job, str]]:
         yield Job(method, config.samples, *pools, until), str(listed["name"])
 
 
-def _named(generations: Iterable[Generation], teacher: str) -> Iterator[Generation]:
-    return (replace(generation, teacher=teacher) for generation in generations)
-
-
-def _store(e: Evidence) -> Store:
+def _stored(e: Evidence, job: Job, questions: Sequence[Question]) -> list[Generation]:
     if e.store is None:
-        raise DataError(f"there is no store at {e.config.store_path} or beside the run, so its texts are not compared")
-    return e.this.store
+        raise Unknown(f"there is no store at {e.config.store_path} or beside the run, so its texts are not compared")
+    try:
+        return list(read(job, questions, e.this.store, partial=True))
+    except DataError as error:  # a row is damaged
+        raise Differs(str(error).splitlines()[0]) from None
 
 
 def _key(generation: Generation) -> Key:
@@ -184,6 +186,9 @@ def _same_texts(written: Sequence[Generation], stored: Mapping[Key, Generation])
 
 def pairs_agree(e: Evidence) -> str:
     """Curating again gives the same pairs, byte for byte."""
+    only = e.config.curate.only
+    if only is not None and not only.is_file():
+        raise Unknown(f"curate.only: {only} is not here")
     with e.recurated.path.open("rb") as again, (e.folder / PAIRS).open("rb") as written:
         differing = [
             (number, new if old is None else old)
@@ -286,7 +291,7 @@ def _compared(e: Evidence, method: Method, seed: int | None, written: Sequence[G
     identity = {**identity, "form": "chat" if e.config.student.format == "chat" else "completion"}
     first = first_params(method, e.config.evaluate.max_tokens or None)
     job = Job(method, 1, Pool(identity, first), Pool(identity, second_params(method, first)))
-    stored = {_key(g): g for g in read(job, _questions(e, method), e.this.store, partial=True)}
+    stored = {_key(g): g for g in _stored(e, job, _questions(e, method))}
     if not stored:
         return f"not compared with a store: they are not in {e.store}"
     _same_texts(written, stored)

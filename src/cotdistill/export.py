@@ -79,6 +79,7 @@ def to_lm_eval(this: Run, out: Path) -> list[str]:
         if "," in str(model):
             raise ConfigError(f"{model}: lm-eval takes a comma for the end of a path. Move the run, and export again.")
         arguments = [f"pretrained={model}", *_dtype(), *(["trust_remote_code=True"] * student.trust_remote_code)]
+        arguments += ["add_bos_token=False"] * method.chat  # the template says what a text begins with
         words = ["lm_eval", "--model", "hf", "--model_args", ",".join(arguments)]
         words += ["--tasks", _task_name(this, method), "--include_path", str(out.absolute()), "--batch_size", "16"]
         commands.append(shlex.join(words + ["--apply_chat_template"] * method.chat))

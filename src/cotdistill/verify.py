@@ -19,8 +19,8 @@ from typing import Literal
 from cotdistill import evidence
 from cotdistill.checksums import SUMS, covered, not_covered, read_sums
 from cotdistill.config import load_config
-from cotdistill.errors import CotdistillError, DataError
-from cotdistill.evidence import GENERATIONS, LEDGER, MANIFEST, PAIRS, RESULT, Differs, Evidence
+from cotdistill.errors import BackendError, ConfigError, CotdistillError, DataError
+from cotdistill.evidence import GENERATIONS, LEDGER, MANIFEST, PAIRS, RESULT, Differs, Evidence, Unknown
 from cotdistill.methods import Method
 from cotdistill.models import COMPLETE, sha256
 from cotdistill.pages import task_sha256
@@ -93,7 +93,7 @@ def _remade(folder: Path, work: Path, digests: Mapping[str, str], bad: set[str])
                 yield (found := _task(folder, this.task))
                 if found.state == "BAD":
                     return
-            looks = _looks(Evidence(this, config, digests, work, place))
+            looks = _looks(Evidence(this, config, digests, work, place), bad)
             yield from filter(None, (_check(*look, digests, bad) for look in looks))
     except CotdistillError as error:  # such as no task, or no word of the student's kind
         yield Check("the rest", "not checked", _first_line(error))
@@ -115,7 +115,7 @@ def _task(folder: Path, task: Task) -> Check:
     return Check("task", "ok", f"{len(task.train):,} and {len(task.test):,} questions of SHA-256 {sha[:12]}...")
 
 
-def _looks(e: Evidence) -> Iterator[Look]:
+def _looks(e: Evidence, bad: set[str]) -> Iterator[Look]:
     """Each file that can be made again, the files it is made of, and how."""
     trained = [(method, seed, f"student/{label(method, seed)}/{COMPLETE}") for method, seed in students(e.this)]
     yield MANIFEST, tuple(mark for *_, mark in trained), partial(evidence.manifest_agrees, e)
@@ -124,7 +124,8 @@ def _looks(e: Evidence) -> Iterator[Look]:
         yield PAIRS, (GENERATIONS,), partial(evidence.pairs_agree, e)
         yield LEDGER, (GENERATIONS, PAIRS), partial(evidence.ledger_agrees, e)
     for method, seed, mark in trained:
-        reads = (MANIFEST, PAIRS) if method.learns_rationale else (MANIFEST,)
+        weights = (name for name in bad if name.startswith(str(Path(mark).parent)) and name.endswith(".safetensors"))
+        reads = (MANIFEST, *([PAIRS] * method.learns_rationale), *weights)
         yield mark, reads, partial(evidence.student_agrees, e, method, seed)
     every: list[tuple[Method, int | None, tuple[str, ...]]] = [
         *((method, None, ()) for method in e.this.methods.values() if not method.trained),
@@ -155,8 +156,10 @@ def _check(
         found = look()
     except Differs as error:
         return Check(name, "BAD", str(error))
-    except CotdistillError as error:
-        return Check(name, "BAD" if name in bad else "not checked", _first_line(error))
+    except (Unknown, ConfigError, BackendError) as error:
+        return Check(name, "not checked", _first_line(error))
+    except DataError as error:
+        return Check(name, "BAD", _first_line(error))
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         return Check(name, "BAD", f"it is not in the form in which a run writes it ({type(error).__name__}: {error})")
     return None if name in bad else Check(name, "ok", found)
