@@ -43,11 +43,17 @@ def trained(
     """A run whose students know most of their questions by heart: people wrote the rationales, nobody is asked."""
     data = folder / "questions.jsonl"
     data.write_text("".join(json.dumps(question(a)) + "\n" for a in range(2, 14)))
-    task = {"data": str(data), "test_data": str(data), "overlap": "keep", "answer_type": question.__name__}
-    task |= {"rationale": "rationale", "train": None, "test": None}
-    student = {"model": str(model), "steps": steps, "learning_rate": 5e-3, "batch_size": 12, "schedule": "constant"}
-    student |= {"max_length": 0, "dev_fraction": 0.0, "select": "last", "format": form}
-    sections: dict[str, dict[str, Any]] = {
+    task: dict[str, Any] = {"data": str(data), "test_data": str(data), "overlap": "keep", "rationale": "rationale"}
+    task |= {"answer_type": question.__name__, "train": None, "test": None}
+    student: dict[str, Any] = {
+        "model": str(model),
+        "steps": steps,
+        "learning_rate": 5e-3,
+        "batch_size": 12,
+        "schedule": "constant",
+    }
+    student |= {"batch_size": 12, "max_length": 0, "dev_fraction": 0.0, "select": "last", "format": form}
+    sections = {
         "task": task,
         "student": student,
         "teacher": {"style": "human"},

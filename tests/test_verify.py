@@ -132,6 +132,10 @@ def edit_text(name: str, old: str, new: str) -> Callable[[Path], None]:
     return edit
 
 
+def no_object(folder: Path) -> None:
+    (folder / "ledger.json").write_text("[1]")
+
+
 def other_weights(folder: Path) -> None:
     student = folder / "student/fine_tune-0"
     shutil.copy(folder / "student/fine_tune_cot-0/model.safetensors", student)
@@ -147,7 +151,7 @@ HIDDEN: list[tuple[str, Callable[[Path], None], str, str]] = [
     ("a pair that is none", edit_text("pairs.jsonl", "{", "["), "pairs.jsonl", r"line 1 \(no JSON of a pair"),
     ("a JSON that is none", edit_text("result.json", ":", ";"), "result.json", "cannot be read as JSON"),
     ("kept", edit_json("ledger.json", lambda v: v.update(kept=99)), "ledger.json", "kept: it has 99"),
-    ("no ledger", lambda f: (f / "ledger.json").write_text("[1]") and None, "ledger.json", "JSON object"),
+    ("no ledger", no_object, "ledger.json", "JSON object"),
     (
         "a verdict",
         edit_line("predictions/fine_tune-0.jsonl", 4, category="correct"),

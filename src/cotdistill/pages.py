@@ -71,7 +71,7 @@ def make_manifest(this: Run) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
         "hardware": {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()},
-        "command": re.sub(r"//[^/@\s]+@", "//...@", shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
+        "command": re.sub(r"//[^/\s]+@", "//...@", shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
     }
 
 
