@@ -17,6 +17,7 @@ from cotdistill.config import load_quickstart
 from cotdistill.curate import DROPPED, Curated
 from cotdistill.errors import DataError
 from cotdistill.markdown import block, code, front_matter, plain
+from cotdistill.models import sha256
 from cotdistill.pages import make_manifest
 from cotdistill.pipeline import run
 from cotdistill.runs import Run
@@ -143,6 +144,18 @@ def test_a_students_card_is_of_that_student(finished: Run) -> None:
     assert "## Filters" in cards["fine_tune_cot-0"]
     assert "## Filters" not in cards["fine_tune-0"], "it had no teacher"
     assert "terms of the teacher" not in cards["fine_tune-0"]
+
+
+@pytest.mark.slow
+def test_the_best_epoch_on_the_test_set_is_told_from_the_weights_beside(base: Path, tmp_path: Path) -> None:
+    paper = {"student.select": "paper", "student.steps": 0, "student.epochs": 2, "evaluate.methods": ["fine_tune"]}
+    this = run(quick(base, tmp_path, **paper))
+    folder = this.students["fine_tune-0"]
+    text = (folder / CARD).read_text()
+    (measured,) = folder.glob("epochs/*/model.safetensors")
+    assert f"The accuracy is that of `epochs/{measured.parent.name}`" in text
+    for path in (folder / "model.safetensors", measured):
+        assert f"| `{path.relative_to(folder)}` | `{sha256(path)}` |" in text
 
 
 @pytest.mark.slow

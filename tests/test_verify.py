@@ -276,6 +276,16 @@ def test_running_again_does_not_make_a_damaged_student_right(copy: Path) -> None
     assert set(by_state(verify(copy), "BAD")) == {"student/fine_tune-0/tokenizer.json"}
 
 
+@pytest.mark.slow
+def test_what_it_prints_is_text(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit_line("predictions/fine_tune-0.jsonl", 1, question_id="\x1b[2J\u202e" + "x" * 2000)(copy)
+    assert call("verify", str(copy)) == DataError.exit_code
+    shown = capsys.readouterr().out
+    assert shown.count("BAD ") == 2  # its hash, and what is wrong with its first line
+    assert not {c for c in shown if not c.isprintable()} - {"\n"}
+    assert max(map(len, shown.splitlines())) < 700
+
+
 def test_what_is_no_finished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         assert call("verify", str(folder)) == DataError.exit_code

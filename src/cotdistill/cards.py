@@ -100,7 +100,7 @@ def model_card(this: Run, manifest: Mapping[str, Any], method: Method, seed: int
         *_section("Training", *training(this, facts, seed)),
         *(data_sections(this, manifest) if method.learns_rationale else ()),
         *_section("Licence and terms", *licences(this, teacher=method.learns_rationale, weights=True)),
-        *_section("Hashes", hashes(this, manifest, name)),
+        *_section("Hashes", hashes(this, manifest, *weights_of(this.students[name], own))),
         *_section("Made with", *made_with(manifest)),
         *_section("Limits", *limits(this)),
     ]
@@ -228,14 +228,16 @@ def training(this: Run, facts: Mapping[str, Any], seed: int) -> Iterator[str]:
 
 
 def _own_result(own: Result, folder: Path) -> Iterator[str]:
+    if own.epochs:
+        best, beside = measured_folder(folder, own.epochs).name, trained_facts(folder)["selected_epoch"]
+        yield f"The accuracy is that of `epochs/{best}`, the best on the test set of all epochs, as in the paper. " + (
+            f"The weights beside this card are of epoch {beside}, which has the lowest dev loss."
+        )
     if own.n:
         yield (
             f"**{own.accuracy:.1%}** of {own.n:,} test questions, 95% interval {own.low:.1%} to {own.high:.1%}. "
             "With what it is compared with:"
         )
-    if own.epochs:
-        epoch = measured_folder(folder, own.epochs).name
-        yield f"That is the student in `epochs/{epoch}`, which of all epochs is the best on the test set."
 
 
 def results(this: Run) -> str:
@@ -267,17 +269,21 @@ def licences(this: Run, teacher: bool, weights: bool) -> Iterator[str]:
         yield f"- the licence of the base model, {code(Path(model).name if Path(model).is_dir() else model)}"
 
 
-def hashes(this: Run, manifest: Mapping[str, Any], student: str = "") -> str:
+def hashes(this: Run, manifest: Mapping[str, Any], *weights: tuple[str, str]) -> str:
     """SHA-256 of what the numbers come from."""
     found = [("questions and known answers, both splits", manifest["task"]["sha256"])]
     if this.curated is not None:
         found.append(("`generations.jsonl`, the rows of the store", sha256(this.folder / "generations.jsonl")))
         found.append(("`pairs.jsonl`", sha256(this.folder / "pairs.jsonl")))
-    if student:
-        weights = trained_facts(this.students[student])["weights"]
-        found += [(code(name), digest) for name, digest in weights.items()]
-    rows = [(what, f"`{digest}`") for what, digest in found]
-    return table(("", "SHA-256"), rows)
+    found += [(code(name), digest) for name, digest in weights]
+    return table(("", "SHA-256"), [(what, f"`{digest}`") for what, digest in found])
+
+
+def weights_of(student: Path, own: Result) -> Iterator[tuple[str, str]]:
+    """The weights beside the card, and of `select: paper` those that were measured: path and digest."""
+    for folder in dict.fromkeys((student, measured_folder(student, own.epochs))):
+        for name, digest in trained_facts(folder)["weights"].items():
+            yield (folder / name).relative_to(student).as_posix(), digest
 
 
 def made_with(manifest: Mapping[str, Any]) -> Iterator[str]:

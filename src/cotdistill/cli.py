@@ -113,6 +113,7 @@ def verify_command(
     """Hash every file of a run and make its numbers again from the raw text; exit 3 if something differs."""
     from dataclasses import asdict
 
+    from cotdistill.config_file import shown
     from cotdistill.verify import verify
 
     checks = verify(run)
@@ -120,7 +121,7 @@ def verify_command(
         typer.echo(json.dumps([asdict(check) for check in checks], indent=1))
     else:
         for check in checks:
-            typer.echo(fitted(f"{check.state:11} {check.name}: {check.found}"))
+            typer.echo(shown(f"{check.state:11} {check.name}: {check.found}", MOST_SHOWN))
     if any(check.state == "BAD" for check in checks):
         raise typer.Exit(DataError.exit_code)
 

@@ -239,8 +239,7 @@ def student_agrees(e: Evidence, method: Method, seed: int) -> str:
         raise Differs(f"its base model is {_shown(facts['base'])}, not {_shown(e.manifest['student'])}")
     if method.learns_rationale:
         e.this.curated = Curated(e.folder / PAIRS, {}, [])
-    pairs, _ = lesson(e.this, method)
-    config = e.config.student if method.learns_rationale else e.config.student.model_copy(update={"kd": None})
+    pairs, config = lesson(e.this, method)
     if facts["fingerprint"] != fingerprint(pairs, config, seed, facts["base"]):
         raise Differs("it was trained on other pairs, or with other settings, than those that are here")
     return f"weights, base model, settings and {len(pairs):,} pairs are those it was trained with"
@@ -255,12 +254,11 @@ def predictions_agree(e: Evidence, method: Method, seed: int | None) -> str:
         if question is None or (question.text, question.answer) != (line.get("question"), line.get("gold")):
             raise Differs(f"line {number} (question {line.get('question_id')}): the task has another question")
         again = to_json(score(_generation(number, line), question, method, e.this.answer_type))
-        wrong += [(number, f"{question.id}): {k}", line.get(k), v) for k, v in again.items() if line.get(k) != v]
+        wrong += [(number, question.id, k, line.get(k), v) for k, v in again.items() if line.get(k) != v]
     if wrong:
-        number, what, stands, is_now = wrong[0]
-        raise Differs(
-            f"line {number} (question {what} is {_shown(stands)}, and read again {_shown(is_now)}{_and_more(wrong)}"
-        )
+        number, question_id, what, stands, is_now = wrong[0]
+        read_again = f"{what} is {_shown(stands)}, and read again {_shown(is_now)}"
+        raise Differs(f"line {number} (question {question_id}): {read_again}{_and_more(wrong)}")
     asked = [question.id for question in _questions(e, method)]
     if list(dict.fromkeys(str(line["question_id"]) for _, line in lines)) != asked:
         raise Differs(f"it has not the {len(asked)} test questions, in their order")
