@@ -176,6 +176,7 @@ HIDDEN: list[tuple[str, Callable[[Path], None], str, str]] = [
     ("no results", edit_json("result.json", lambda v: v.clear()), "result.json", "not a list of results"),
     ("seeds", edit_json("manifest.json", lambda v: v.update(seeds=[9])), "manifest.json", r"seeds: it has \[9\]"),
     ("a manifest without", edit_json("manifest.json", lambda v: v.pop("trained")), "manifest.json", "KeyError"),
+    ("a manifest of nothing", edit_json("manifest.json", lambda v: v.clear()), "manifest.json", "KeyError"),
     ("the task", edit_json("manifest.json", lambda v: v["task"].update(sha256="0" * 64)), "task", "0000"),
     ("weights", other_weights, "student/fine_tune-0/complete.json", "another SHA-256"),
     ("a learning rate", edit_text("config.yaml", "learning_rate: ", "learning_rate: 9"), COMPLETE, "other settings"),
@@ -239,6 +240,17 @@ def test_a_damaged_store_is_not_the_runs_fault_and_is_said(copy: Path) -> None:
         left.unlink()
     (copy.parent / "store.sqlite").write_bytes(b"no store")
     assert "not a cotdistill store" in by_state(verify(copy), "BAD")["store"]
+
+
+@pytest.mark.slow
+def test_another_base_model_in_its_place(copy: Path) -> None:
+    base = copy.parent / "base"
+    edit_text("config.yaml", "model: ", f"model: {base} #")(copy)  # the copy's own
+    (copy / SUMS).unlink()
+    write_sums(copy)
+    assert "base model" in by_state(verify(copy), "ok")
+    tiny_model(base, seed=1, positions=2048)
+    assert set(by_state(verify(copy), "BAD")) == {"base model"}
 
 
 @pytest.mark.slow

@@ -33,9 +33,11 @@ from cotdistill.runs import Run, label, measured_folder, read_json, students
 from cotdistill.tasks import without_exemplars
 from cotdistill.train import fingerprint, trained_facts
 
-MANIFEST, RESULT, GENERATIONS, PAIRS, LEDGER = (
-    *("manifest.json", "result.json", "generations.jsonl", "pairs.jsonl", "ledger.json"),
-)
+MANIFEST = "manifest.json"
+RESULT = "result.json"
+GENERATIONS = "generations.jsonl"
+PAIRS = "pairs.jsonl"
+LEDGER = "ledger.json"
 # Of a Result: what its predictions alone decide.
 NUMBERS = ("accuracy", "low", "high", "n", "categories", "lenient_accuracy", "completion_tokens")
 Key = tuple[str, int, str]  # question id, index, teacher
@@ -100,10 +102,10 @@ def manifest_agrees(e: Evidence) -> str:
         found = trained_facts(e.folder / "student" / name)
         said.append((f"trained.{name}", facts, {k: v for k, v in found.items() if not k.startswith("dev_")}))
     base = e.config.student.model
-    if base == EMBEDDED or Path(base).is_dir():
+    if base == EMBEDDED:
         said.append(("student", manifest["student"], model_identity(base)))
-    elif "/" in base and not base.startswith(("/", ".")):
-        said.append(("student.model", manifest["student"]["model"], base))
+    else:  # a folder is known by its name
+        said.append(("student.model", Path(manifest["student"]["model"]).name, Path(base).name))
     said += _teachers_said(e)
     for what, stands, is_now in said:
         if stands != is_now:

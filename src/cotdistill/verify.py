@@ -22,7 +22,7 @@ from cotdistill.config import load_config
 from cotdistill.errors import BackendError, ConfigError, CotdistillError, DataError
 from cotdistill.evidence import GENERATIONS, LEDGER, MANIFEST, PAIRS, RESULT, Differs, Evidence, Unknown
 from cotdistill.methods import Method
-from cotdistill.models import COMPLETE, sha256
+from cotdistill.models import COMPLETE, EMBEDDED, model_identity, sha256
 from cotdistill.pages import task_sha256
 from cotdistill.runs import label, read_json, saved_run, students
 from cotdistill.store import Store
@@ -93,10 +93,13 @@ def _remade(folder: Path, work: Path, digests: Mapping[str, str], bad: set[str])
                 yield (found := _task(folder, this.task))
                 if found.state == "BAD":
                     return
+                yield from _base(folder, config.student.model)
             looks = _looks(Evidence(this, config, digests, work, place), bad)
             yield from filter(None, (_check(*look, digests, bad) for look in looks))
     except CotdistillError as error:  # such as no task, or no word of the student's kind
         yield Check("the rest", "not checked", _first_line(error))
+    except (LookupError, TypeError) as error:  # before any file is looked at
+        yield Check(MANIFEST, "BAD", _malformed(error))
 
 
 def _fault(store: Path) -> str:
@@ -113,6 +116,16 @@ def _task(folder: Path, task: Task) -> Check:
     if sha != written:
         return Check("task", "BAD", f"its questions are not those of the run: {sha[:12]}..., not {written[:12]}...")
     return Check("task", "ok", f"{len(task.train):,} and {len(task.test):,} questions of SHA-256 {sha[:12]}...")
+
+
+def _base(folder: Path, model: str) -> Iterator[Check]:
+    """The base model, where it is a folder that is here."""
+    if model != EMBEDDED and Path(model).is_dir():
+        found, trained = model_identity(model), read_json(folder / MANIFEST)["student"]
+        if found == trained:
+            yield Check("base model", "ok", f"{model} is the one that was trained")
+        else:
+            yield Check("base model", "BAD", f"{model} is not what it was: {found}, and the run had {trained}")
 
 
 def _looks(e: Evidence, bad: set[str]) -> Iterator[Look]:
@@ -161,8 +174,12 @@ def _check(
     except DataError as error:
         return Check(name, "BAD", _first_line(error))
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        return Check(name, "BAD", f"it is not in the form in which a run writes it ({type(error).__name__}: {error})")
+        return Check(name, "BAD", _malformed(error))
     return None if name in bad else Check(name, "ok", found)
+
+
+def _malformed(error: Exception) -> str:
+    return f"it is not in the form in which a run writes it ({type(error).__name__}: {error})"
 
 
 def _first_line(error: Exception) -> str:
