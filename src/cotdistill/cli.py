@@ -166,6 +166,39 @@ def view_command(
         show_questions(run, wrong, disagree, method, training)
 
 
+@app.command("verify")
+def verify_command(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")], as_json: AsJson = False
+) -> None:
+    """Hash every file of a run and make its numbers again from the raw text; exit 3 if something differs."""
+    from dataclasses import asdict
+
+    from cotdistill.config_file import shown
+    from cotdistill.verify import verify
+
+    checks = verify(run)
+    if as_json:
+        typer.echo(json.dumps([asdict(check) for check in checks], indent=1))
+    else:
+        for check in checks:
+            typer.echo(shown(f"{check.state:11} {check.name}: {check.found}", MOST_SHOWN))
+    if any(check.state == "BAD" for check in checks):
+        raise typer.Exit(DataError.exit_code)
+
+
+@app.command("export")
+def export_command(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    to: Annotated[str, typer.Option(help="lm-eval: a task of EleutherAI's harness, with its questions.")],
+    out: Annotated[Path, typer.Option(help="The folder to write to.")],
+) -> None:
+    """Write a run's students for another tool, and print the command that uses each."""
+    from cotdistill.export import export
+
+    for command in export(run, to, out):
+        typer.echo(command)
+
+
 @app.command("sweep")
 def sweep_command(
     file: Annotated[Path, typer.Argument(help="A sweep file: base, name, grid.")],

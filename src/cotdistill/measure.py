@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import NamedTuple
 
 from cotdistill import progress, review
 from cotdistill.backends.transformers import TransformersBackend
 from cotdistill.compare import comparisons, rights, summaries
+from cotdistill.completions import SamplingParams
+from cotdistill.config import EvaluateConfig
 from cotdistill.costs import Costs, costs, teacher_prices
 from cotdistill.curate import without_leaked
 from cotdistill.evaluate import evaluate, score
@@ -126,7 +128,7 @@ def predict(this: Run, method: Method, seed: int | None, backend: TransformersBa
     name = label(method, seed)
     questions = asked_of(this, method)
     written = answer(this, method, name, questions, backend)
-    answers = answers_of(this, method, written)
+    answers = answers_of(this, method, written.scores)
     this.predictions[name] = written.generations, written.scores
     by_id = {question.id: question for question in questions}
     this.mistakes[name] = [
@@ -136,15 +138,22 @@ def predict(this: Run, method: Method, seed: int | None, backend: TransformersBa
     this.rights[method.name, seed] = rights(answers)
     this.answer_seconds[name] = written.seconds
     write_predictions(this, name, answers)
-    result = evaluate(written.generations, answers, method, seed)
-    if method.sampled:
-        tokens = result.completion_tokens * this.config.evaluate.samples  # of one answer
-        found = at_k(by_question(written.scores), this.answer_type.equal)
-        result = replace(result, completion_tokens=tokens, at_k=found)
+    result = result_of(this, method, seed, written.generations, written.scores)
     if left_out := len(this.task.test) - len(questions):
         note = f"{left_out} of {len(this.task.test)} test questions are exemplars in its prompt, and were left out."
         result = replace(result, warnings=(*result.warnings, note))
     return result
+
+
+def result_of(
+    this: Run, method: Method, seed: int | None, generations: Sequence[Generation], scores: Sequence[Score]
+) -> Result:
+    """The result of what a method wrote, which has several samples of a question where it is sampled."""
+    result = evaluate(generations, answers_of(this, method, scores), method, seed)
+    if not method.sampled:
+        return result
+    tokens = result.completion_tokens * this.config.evaluate.samples  # of one answer
+    return replace(result, completion_tokens=tokens, at_k=at_k(by_question(scores), this.answer_type.equal))
 
 
 def counted(this: Run, method: Method, seed: int, backend: TransformersBackend) -> Result:
@@ -160,10 +169,8 @@ def asked_of(this: Run, method: Method) -> list[Question]:
 
 def answer(this: Run, method: Method, name: str, questions: list[Question], backend: TransformersBackend) -> Written:
     """What a model writes for questions, from the store or asked for, each with its score; how long it took is kept."""
-    config, timed = this.config.evaluate, Timed(backend)
-    limit, temperature = config.max_tokens or None, config.temperature if method.sampled else 0.0
-    first = first_params(method, limit, temperature)
-    job = make_job(timed, method, first, config.samples if method.sampled else 1)
+    timed = Timed(backend)
+    job = make_job(timed, method, *sampling(this.config.evaluate, method))
     with progress.stage(f"evaluate {name}", "completions") as advance:
         ask(job, questions, timed, this.store, advance)
     free_memory()  # of the student before
@@ -174,11 +181,17 @@ def answer(this: Run, method: Method, name: str, questions: list[Question], back
     return Written(generations, scores, seconds)
 
 
-def answers_of(this: Run, method: Method, written: Written) -> list[Score]:
+def sampling(config: EvaluateConfig, method: Method) -> tuple[SamplingParams, int]:
+    """How a method's first prompt is continued, and how often."""
+    temperature, samples = (config.temperature, config.samples) if method.sampled else (0.0, 1)
+    return first_params(method, config.max_tokens or None, temperature), samples
+
+
+def answers_of(this: Run, method: Method, scores: Sequence[Score]) -> list[Score]:
     """One score a question: that of its answer."""
     if not method.sampled:
-        return written.scores
-    return [vote(scores, this.answer_type.equal) for scores in by_question(written.scores)]
+        return [*scores]
+    return [vote(of_question, this.answer_type.equal) for of_question in by_question(scores)]
 
 
 def write_predictions(this: Run, name: str, answers: list[Score]) -> None:

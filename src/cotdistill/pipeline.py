@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from cotdistill import progress
-from cotdistill.config import Config
+from cotdistill.config import Config, StudentConfig
 from cotdistill.curate import Curated, answer_pairs, curate, without_leaked
 from cotdistill.errors import BudgetReached, ConfigError
 from cotdistill.evaluate import count_right
@@ -27,7 +27,7 @@ from cotdistill.methods import HUMAN, Method, methods
 from cotdistill.models import is_seq2seq
 from cotdistill.pages import write_page
 from cotdistill.plan import Plan, make_plan
-from cotdistill.records import Generation, Question, write_jsonl
+from cotdistill.records import Generation, Pair, Question, write_jsonl
 from cotdistill.runs import Run, label, open_run, students, write_json
 from cotdistill.teachers import ask_teachers, read_teachers
 from cotdistill.train import fingerprint, train
@@ -111,20 +111,25 @@ def human_rationale(question: Question) -> Generation:
     return Generation(question.id, 0, "", None, "error", error="the dataset has no rationale for this question")
 
 
-def keep_right(this: Run) -> Curated:
-    """The generations that are right, as pairs, and the ledger of all."""
+def curate_generations(this: Run, pairs: Path) -> Curated:
+    """The generations of generations.jsonl that are right, as `pairs`."""
     student = this.config.student
     form = methods(student.format, is_seq2seq(student.model), rationale=student.rationale)
-    curated = curate(
+    return curate(
         this.folder / "generations.jsonl",
         this.task.train,
         this.teacher_method,
         form["fine_tune_cot"],
         this.answer_type,
         this.config.curate,
-        pairs=this.folder / "pairs.jsonl",
+        pairs=pairs,
         test=this.task.test,
     )
+
+
+def keep_right(this: Run) -> Curated:
+    """The generations that are right, as pairs, and the ledger of all."""
+    curated = curate_generations(this, this.folder / "pairs.jsonl")
     if this.teacher_method is not HUMAN:
         curated.ledger["served"] = {t.name: this.store.served(t.backend.identity) for t in this.teachers}
     write_json(this.folder / "ledger.json", curated.ledger)
@@ -133,14 +138,18 @@ def keep_right(this: Run) -> Curated:
     return curated
 
 
-def teach(this: Run, method: Method, seed: int) -> Path:
-    """The student of `method` and `seed`, trained unless this run or a sibling has it."""
+def lesson(this: Run, method: Method) -> tuple[list[Pair], StudentConfig]:
+    """What a student of `method` is trained on, and how."""
     config = this.config.student
     if method.learns_rationale:
-        pairs = this.curated.pairs if this.curated else []
-    else:
-        config = config.model_copy(update={"kd": None})  # the paper's plain baseline
-        pairs = answer_pairs(without_leaked(this.task.train, this.task.test, this.config.curate), method)
+        return (this.curated.pairs if this.curated else []), config
+    config = config.model_copy(update={"kd": None})  # the paper's plain baseline
+    return answer_pairs(without_leaked(this.task.train, this.task.test, this.config.curate), method), config
+
+
+def teach(this: Run, method: Method, seed: int) -> Path:
+    """The student of `method` and `seed`, trained unless this run or a sibling has it."""
+    pairs, config = lesson(this, method)
     folder = this.folder / "student" / label(method, seed)
     answer = partial(count_right, method, this.task.train, this.answer_type, this.config.evaluate)
     cache = this.config.runs / ".kd"  # no name of a run

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -15,18 +16,18 @@ from cotdistill import answers
 from cotdistill.answers import AnswerType
 from cotdistill.budget import Budget
 from cotdistill.compare import Comparison, Summary
-from cotdistill.config import Config
+from cotdistill.config import Config, load_config
 from cotdistill.costs import Costs
 from cotdistill.curate import Curated, rationale_of
 from cotdistill.errors import ConfigError, DataError
 from cotdistill.methods import HUMAN, METHODS, Method, methods, teacher_method
 from cotdistill.mistakes import Mistake
-from cotdistill.models import is_seq2seq
+from cotdistill.models import COMPLETE, EMBEDDED, is_seq2seq
 from cotdistill.records import Generation, Question, Result, Score, read_jsonl, write_atomic
 from cotdistill.store import Store
 from cotdistill.tasks import Task, exemplars_of, load_task
 from cotdistill.teachers import Teacher, limit_of, open_teachers
-from cotdistill.train import refuse_other_kinds
+from cotdistill.train import refuse_other_kinds, trained_facts
 
 
 @dataclass
@@ -155,6 +156,26 @@ def open_run(config: Config) -> Iterator[Run]:
         lock.release()
 
 
+@contextmanager
+def saved_run(folder: Path, store: Path | None = None) -> Iterator[Run]:
+    """A run as its folder has it, to be read; the folder may have been moved, and the base model be elsewhere.
+
+    Where a student was trained, it stands in for the base model: it is of the same kind. `store` is only read;
+    none: an empty one. Raises `DataError` where there is no such run, and what `load_task` raises.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise DataError(f"{folder}: there is no config.yaml, so this is no run.\nName the folder of a run.")
+    config = load_config(path)
+    here: dict[str, object] = {"runs": folder.absolute().parent, "name": folder.absolute().name}
+    trained = next((mark.parent for mark in sorted(folder.absolute().glob(f"student/*/{COMPLETE}"))), None)
+    if trained is not None and config.student.model != EMBEDDED:
+        here["student"] = config.student.model_copy(update={"model": str(trained)})
+    task = load_task(config.task)
+    with Store(store, read_only=True) if store else Store(Path(":memory:")) as opened:
+        yield Run(config.model_copy(update=here), task, opened)
+
+
 def students(this: Run) -> list[tuple[Method, int]]:
     """Each student to train: a method that trains, and a seed."""
     taught = dict.fromkeys(method.taught_as for method in this.methods.values() if method.trained)
@@ -164,6 +185,23 @@ def students(this: Run) -> list[tuple[Method, int]]:
 def label(method: Method, seed: int | None) -> str:
     """What names a method's files: fine_tune_cot-0, or zero_shot where nothing was trained."""
     return method.name if seed is None else f"{method.name}-{seed}"
+
+
+def measured_folder(student: Path, epochs: Sequence[float]) -> Path:
+    """The folder of a student whose predictions are written: itself, or where `epochs` were measured the best one's."""
+    names = trained_facts(student).get("epoch_folders") if epochs else None
+    return student / str(names[max(range(len(epochs)), key=epochs.__getitem__)]) if names else student
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a run. Raises `DataError` where there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: it cannot be read as JSON ({error}).") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: a JSON object was expected.")
+    return value
 
 
 def write_json(path: Path, value: object) -> None:

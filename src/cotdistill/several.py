@@ -11,6 +11,7 @@ from pathlib import Path
 
 from markupsafe import Markup, escape
 
+from cotdistill.checksums import renew
 from cotdistill.compare import comparisons, summaries
 from cotdistill.config import load_config
 from cotdistill.csv_files import Cell, as_csv
@@ -44,6 +45,8 @@ def write_pages(folders: Sequence[Path], out: Path | None = None) -> Path:
     if len(pages) == 1:
         path = out or folders[0] / "report.html"
         write_report(next(iter(pages.values())), path)
+        if out is None:
+            renew(folders[0], path.name)
     else:
         path = out or folders[0].resolve().parent / "compare.html"
         configs = [settings(load_config(folder / "config.yaml")) for folder in folders]

@@ -267,15 +267,18 @@ def _unfinished(folder: Path, print_of: str) -> Iterator[Path]:
     shutil.rmtree(work)
 
 
-def fingerprint(pairs: Sequence[Pair], config: StudentConfig, seed: int) -> str:
-    """The hash of all that decides a student: pairs, base model, hyperparameters, seed."""
+def fingerprint(pairs: Sequence[Pair], config: StudentConfig, seed: int, base: Mapping[str, str] | None = None) -> str:
+    """The hash of all that decides a student: pairs, base model, hyperparameters, seed.
+
+    `base` is the identity of a base model that is not here.
+    """
     # What is written of a rationale, the pairs say.
     settings = config.model_dump(mode="json", exclude={"seeds", "model", "rationale", "kd", *ALL_THE_SAME})
     if config.lora and not config.lora.four_bit:
         del settings["lora"]["four_bit"]  # students made before there was one are still those
     if config.kd:
         settings["kd"] = {**config.kd.model_dump(mode="json"), "model": model_identity(config.kd.model)}
-    content = canonical([[asdict(p) for p in pairs], settings, model_identity(config.model), seed])
+    content = canonical([[asdict(p) for p in pairs], settings, base or model_identity(config.model), seed])
     return hashlib.sha256(content.encode()).hexdigest()
 
 
