@@ -16,12 +16,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cotdistill.compare import verdict
 from cotdistill.config import load_quickstart
 from cotdistill.config_file import parse_overrides
 from cotdistill.importing import import_completions
 from cotdistill.pipeline import run
-from cotdistill.report import terminal_table
+from cotdistill.reports.report import terminal_table
+from cotdistill.results.compare import verdict
 
 
 def main() -> None:

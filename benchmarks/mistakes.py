@@ -20,8 +20,8 @@ from cotdistill.answers import TYPED
 from cotdistill.evaluate import score
 from cotdistill.judge import kappa
 from cotdistill.methods import METHODS
-from cotdistill.mistakes import A_MODEL, KINDS, MEASURED, PEOPLE, Measured, Mistake, count, mistakes_of
 from cotdistill.records import Generation, Question, iter_json_lines
+from cotdistill.results.mistakes import A_MODEL, KINDS, MEASURED, PEOPLE, Measured, Mistake, count, mistakes_of
 from cotdistill.stats import wilson
 from cotdistill.tasks.files import options_in
 

@@ -77,10 +77,10 @@ class Clock:
 def ours(model: Path, pairs: Pairs, batch: int, folder: Path, clock: Clock, **settings: Any) -> list[float]:
     """What `train` trains with."""
     from cotdistill.config import StudentConfig
-    from cotdistill.examples import make_example
     from cotdistill.models import load_for_training
     from cotdistill.records import Pair
-    from cotdistill.trainer import make_trainer
+    from cotdistill.students.examples import make_example
+    from cotdistill.students.trainer import make_trainer
 
     values = {"model": str(model), "epochs": 1, "batch_size": batch, "learning_rate": RATE, **settings}
     student = load_for_training(str(model))
@@ -95,10 +95,10 @@ def loop(model: Path, pairs: Pairs, batch: int, folder: Path, clock: Clock) -> l
     import torch
 
     from cotdistill.config import StudentConfig
-    from cotdistill.examples import make_example
     from cotdistill.models import has_bf16, load_for_training
     from cotdistill.records import Pair
-    from cotdistill.trainer import make_trainer
+    from cotdistill.students.examples import make_example
+    from cotdistill.students.trainer import make_trainer
 
     student = load_for_training(str(model))
     examples = [make_example(student, Pair(str(i), 0, p["prompt"], p["completion"])) for i, p in enumerate(pairs)]

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cotdistill.figures import paper as published
+from cotdistill.sweeps.figures import paper as published
 
 STUDENTS = ("GPT-2 124M", "T5-small 60M", "GPT-3 ada 0.3B")
 METHODS = ("zero_shot", "few_shot_cot", "fine_tune", "fine_tune_cot", "fine_tune_cot_diverse")

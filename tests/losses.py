@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cotdistill.examples import IGNORED, Example
 from cotdistill.models import LoadedModel
+from cotdistill.students.examples import IGNORED, Example
 
 
 def completion_loss(student: LoadedModel, example: Example, model: Any) -> tuple[float, int]:

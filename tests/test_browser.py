@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cotdistill.answers import TYPED
-from cotdistill.compare import Comparison, Summary
-from cotdistill.costs import AnswerCost, Costs
 from cotdistill.methods import METHODS, teacher_method
-from cotdistill.mistakes import Mistake
 from cotdistill.records import Category, Generation, Pair, Question, Score
-from cotdistill.report import Page, write_report
+from cotdistill.reports.report import Page, write_report
+from cotdistill.results.compare import Comparison, Summary
+from cotdistill.results.costs import AnswerCost, Costs
+from cotdistill.results.mistakes import Mistake
 from test_report import LEDGER, make_page, make_result
 
 if TYPE_CHECKING:

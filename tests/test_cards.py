@@ -11,15 +11,15 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from cotdistill.cards import dataset_card, filters, ledger_of
 from cotdistill.checksums import CARD
 from cotdistill.config import load_quickstart
 from cotdistill.curate import DROPPED, Curated
 from cotdistill.errors import DataError
-from cotdistill.markdown import block, code, front_matter, plain
 from cotdistill.models import sha256
 from cotdistill.pages import make_manifest
 from cotdistill.pipeline import run
+from cotdistill.reports.cards import dataset_card, filters, ledger_of
+from cotdistill.reports.markdown import block, code, front_matter, plain
 from cotdistill.runs import Run
 from test_pipeline import quick
 from tiny import tiny_model

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from cotdistill.checkpoints import MARK, newest_whole, seal
 from cotdistill.config import LoraConfig, StudentConfig
 from cotdistill.records import Pair
-from cotdistill.train import train, trained_facts
+from cotdistill.students.checkpoints import MARK, newest_whole, seal
+from cotdistill.students.train import train, trained_facts
 
 PAIRS = [Pair(f"q{i}", 0, f"{i}+{i}? ###", f" {'so ' * i}{i} plus {i} --> {2 * i} END") for i in range(12)]
 STEPS = 8  # of two examples: two and two thirds epochs of three steps, with a quarter of the pairs held out
@@ -84,7 +84,7 @@ def test_f11_killed_by_a_signal_in_the_middle(base: Path, tmp_path: Path) -> Non
 import json, pathlib
 from cotdistill.config import StudentConfig
 from cotdistill.records import Pair
-from cotdistill.train import train
+from cotdistill.students.train import train
 config = StudentConfig.model_validate(json.loads({config.model_dump_json()!r}))
 pairs = [Pair(f"q{{i}}", 0, f"{{i}}? ###", f" {{i}} END") for i in range(12)]
 train(pairs, config, pathlib.Path({str(folder)!r}), 0, lambda done, total: print(done, flush=True))

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cotdistill.compare import BySeed, Comparison, comparisons, rights, summaries, verdict
 from cotdistill.methods import methods
 from cotdistill.records import Score
+from cotdistill.results.compare import BySeed, Comparison, comparisons, rights, summaries, verdict
 from cotdistill.stats import bootstrap_difference, holm, mcnemar, wilson
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from cotdistill.budget import Price
-from cotdistill.costs import costs
 from cotdistill.records import Result
+from cotdistill.results.costs import costs
 
 LEDGER: dict[str, Any] = {
     "answered": 1000,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cotdistill.csv_files import Cell, write_csv
+from cotdistill.reports.csv_files import Cell, write_csv
 
 
 @pytest.mark.parametrize(

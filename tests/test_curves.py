@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cotdistill.curves import curve, fit, fitted, gain_of_doubling
-from cotdistill.points import points
+from cotdistill.sweeps.curves import curve, fit, fitted, gain_of_doubling
+from cotdistill.sweeps.points import points
 from grids import made_run, over_d, result
 
 

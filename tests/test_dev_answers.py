@@ -16,7 +16,7 @@ from cotdistill.evaluate import count_right
 from cotdistill.methods import METHODS, methods
 from cotdistill.models import LoadedModel
 from cotdistill.records import Pair, Question
-from cotdistill.train import split_dev, train, trained_facts
+from cotdistill.students.train import split_dev, train, trained_facts
 
 QUESTIONS = [Question(f"q{i}", f"{i}+{i}?", str(2 * i)) for i in range(8)]
 

@@ -11,7 +11,7 @@ import typer.main
 import yaml
 
 from cotdistill.cli import app, main, read_config
-from cotdistill.sweep import grid
+from cotdistill.sweeps.sweep import grid
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -95,6 +95,19 @@ def test_the_tree_is_the_one_on_the_disk() -> None:
     package = ROOT / root.strip()
     there = {f"{p.name}/" if p.is_dir() else p.name for p in package.iterdir() if not p.name.startswith("__")}
     assert {name for name in there if name.endswith((".py", "/"))} - {"recorded/"} == named
+
+
+def test_a_file_imports_those_above_it_in_the_tree() -> None:
+    """A function may import what stands below: that is loaded when it is called."""
+    (tree,) = blocks(CONTRIBUTING, "text")
+    root, *lines = tree.splitlines()
+    order = [re.sub(r"\.py|/", "", name) for line in lines for name in re.findall(r"\w+(?:\.py|/)", line)]
+    for path in (ROOT / root.strip()).rglob("*.py"):
+        own = path.relative_to(ROOT / root.strip()).parts[0].removesuffix(".py")
+        imported = re.findall(r"^from cotdistill\.(\w+)|^from cotdistill import (.+)$", path.read_text(), re.MULTILINE)
+        names = {name.strip() for one in imported for name in ",".join(one).split(",")} & {*order} - {own}
+        if own in order:
+            assert all(order.index(name) < order.index(own) for name in names), (path, names)
 
 
 def test_the_readme_is_short() -> None:

@@ -13,11 +13,11 @@ from cotdistill.backends.transformers import TransformersBackend
 from cotdistill.completions import Request, SamplingParams
 from cotdistill.config import LoraConfig, StudentConfig
 from cotdistill.errors import ConfigError
-from cotdistill.examples import IGNORED, collate, make_example
 from cotdistill.models import load_for_training, sha256
 from cotdistill.records import Pair
-from cotdistill.train import train
-from cotdistill.trainer import make_trainer
+from cotdistill.students.examples import IGNORED, collate, make_example
+from cotdistill.students.train import train
+from cotdistill.students.trainer import make_trainer
 from losses import mean_loss
 from tiny import FAMILIES, tiny_family
 
@@ -97,7 +97,7 @@ def test_what_is_computed_again_is_the_same(base: Path, tmp_path: Path, monkeypa
     layer = max(batch["input_ids"].numel(), batch["labels"].numel()) * student.model.config.hidden_size
     found = []
     for kept, again in ((len(trainer.layers), 0), (1, len(trainer.layers) - 1), (0, len(trainer.layers))):
-        monkeypatch.setattr("cotdistill.trainer.KEPT", kept * layer)
+        monkeypatch.setattr("cotdistill.students.trainer.KEPT", kept * layer)
         trainer.model.zero_grad()
         loss = trainer.training_step(trainer.model, batch, items)
         assert sum(one.gradient_checkpointing for one in trainer.layers) == again

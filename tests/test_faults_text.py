@@ -21,8 +21,8 @@ from cotdistill.errors import ConfigError, DataError
 from cotdistill.evaluate import score
 from cotdistill.methods import METHODS
 from cotdistill.records import Generation, Pair, Question, read_jsonl, write_atomic
-from cotdistill.report import Page, write_report
-from cotdistill.sweep import grid
+from cotdistill.reports.report import Page, write_report
+from cotdistill.sweeps.sweep import grid
 from cotdistill.tasks import exemplars_of, load_task
 from servers import start_server
 

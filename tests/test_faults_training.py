@@ -13,10 +13,10 @@ import pytest
 
 from cotdistill.config import StudentConfig
 from cotdistill.errors import BackendError, ConfigError, DataError
-from cotdistill.examples import LengthGrouped, make_example
 from cotdistill.models import chat_text, load_for_training, load_model
 from cotdistill.records import Pair
-from cotdistill.train import train, trained_facts
+from cotdistill.students.examples import LengthGrouped, make_example
+from cotdistill.students.train import train, trained_facts
 from disks import MOUNT, small_disk
 from tiny import tiny_model
 
@@ -66,11 +66,11 @@ import json, pathlib, resource, sys
 from cotdistill.config import StudentConfig
 from cotdistill.models import import_training
 from cotdistill.records import Pair
-from cotdistill.train import train, trained_facts
+from cotdistill.students.train import train, trained_facts
 import_training()
-import torch, cotdistill.trainer
+import torch, cotdistill.students.trainer
 torch.set_num_threads(1)
-cotdistill.trainer.has_bf16 = lambda: False  # oneDNN maps code, for which a freed heap leaves no room here
+cotdistill.students.trainer.has_bf16 = lambda: False  # oneDNN maps code, for which a freed heap leaves no room here
 torch.ones(64, 64) @ torch.ones(64, 64)
 config = StudentConfig.model_validate(json.loads(sys.argv[1]))
 pairs = [Pair(f"q{i}", 0, "?", " so" * 650 + f" {i} END") for i in range(32)]
@@ -154,7 +154,7 @@ def test_f20_a_chat_template_cannot_reach_python(tmp_path: Path) -> None:
 
 
 def test_it_stops_early_when_the_dev_loss_no_longer_falls(base: Path, tmp_path: Path) -> None:
-    from cotdistill.train import split_dev
+    from cotdistill.students.train import split_dev
 
     dev = {pair.question_id for pair in split_dev(PAIRS, 0.25, 0)[1]}
     contrary = [Pair(p.question_id, 0, p.prompt, " zebra" if p.question_id in dev else " 1 END") for p in PAIRS]

@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cotdistill.curves import fitted
-from cotdistill.figures import Figure, figures, paper, short
-from cotdistill.places import count_parameters
-from cotdistill.points import over_seeds, points
-from cotdistill.sweep_page import write_pages
+from cotdistill.sweeps.curves import fitted
+from cotdistill.sweeps.figures import Figure, figures, paper, short
+from cotdistill.sweeps.page import write_pages
+from cotdistill.sweeps.places import count_parameters
+from cotdistill.sweeps.points import over_seeds, points
 from grids import made_run, over_d, result
 
 HOSTILE = "<script>alert(1)</script>\u202e"

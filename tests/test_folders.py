@@ -14,18 +14,18 @@ from pathlib import Path
 import pytest
 
 from cotdistill import cli
-from cotdistill.compare import Comparison, Summary
 from cotdistill.config import load_quickstart
-from cotdistill.costs import Costs
 from cotdistill.evaluate import evaluate, score
-from cotdistill.folders import read_page
-from cotdistill.inspector import test_rows as rows_of
 from cotdistill.measure import write_predictions
 from cotdistill.methods import METHODS
-from cotdistill.mistakes import mistakes_of
 from cotdistill.pipeline import run
 from cotdistill.records import Generation, Question, Score, to_json
-from cotdistill.report import MOST_BYTES, write_report
+from cotdistill.reports.folders import read_page
+from cotdistill.reports.inspector import test_rows as rows_of
+from cotdistill.reports.report import MOST_BYTES, write_report
+from cotdistill.results.compare import Comparison, Summary
+from cotdistill.results.costs import Costs
+from cotdistill.results.mistakes import mistakes_of
 from cotdistill.runs import write_json
 from test_report import make_page
 

@@ -12,10 +12,10 @@ from transformers import set_seed
 
 from cotdistill.config import LoraConfig
 from cotdistill.errors import ConfigError
-from cotdistill.examples import make_example
 from cotdistill.models import load_for_training
-from cotdistill.train import fingerprint, train
-from cotdistill.trainer import CompletionTrainer, make_trainer, save_whole
+from cotdistill.students.examples import make_example
+from cotdistill.students.train import fingerprint, train
+from cotdistill.students.trainer import CompletionTrainer, make_trainer, save_whole
 from losses import mean_loss
 from test_checkpoints import PAIRS, outcome, settings, train_until
 from tiny import tiny_family, tiny_model
@@ -44,7 +44,7 @@ def test_students_made_before_it_are_still_theirs(base: Path, monkeypatch: pytes
         hashed.append(content[1]["lora"])
         return ""
 
-    monkeypatch.setattr("cotdistill.train.canonical", keep)
+    monkeypatch.setattr("cotdistill.students.train.canonical", keep)
     for four_bit in (True, False):
         fingerprint(PAIRS, settings(base, lora=LORA.model_copy(update={"four_bit": four_bit})), 0)
     before = {"rank": 4, "alpha": 32, "dropout": 0.0}
@@ -102,7 +102,7 @@ def test_dev_losses_and_epochs_that_are_saved_do_not_disturb_it(
     held_out = PAIRS[3:5]
     learned = [pair for pair in PAIRS if pair not in held_out]
     for select, dev in (("last", []), ("paper", held_out)):
-        monkeypatch.setattr("cotdistill.train.split_dev", lambda *_, dev=dev: (learned, dev))
+        monkeypatch.setattr("cotdistill.students.train.split_dev", lambda *_, dev=dev: (learned, dev))
         config = settings(base, lora=LORA, select=select, steps=9)
         folder = train([*learned, *dev], config, tmp_path / select, seed=0)
         assert len(outcome(folder)["dev_losses"]) == (3 if dev else 0)

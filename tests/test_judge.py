@@ -27,8 +27,8 @@ from cotdistill.judge import (
     sample,
 )
 from cotdistill.judge import prompt as judge_prompt
-from cotdistill.mistakes import MOST, Mistake
 from cotdistill.records import Generation, Question, Score
+from cotdistill.results.mistakes import MOST, Mistake
 from cotdistill.store import Store
 from servers import Server, start_server
 from tiny import tiny_model

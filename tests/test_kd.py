@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 import torch
 
-from cotdistill import kd
 from cotdistill.completions import canonical
 from cotdistill.config import KdConfig, LoraConfig, StudentConfig, load_quickstart
 from cotdistill.errors import BackendError, ConfigError
-from cotdistill.examples import IGNORED, Example, make_example
-from cotdistill.kd import NOTHING, SoftTargets, grouped, kd_loss
 from cotdistill.models import LoadedModel, load_for_training, load_model, model_identity
 from cotdistill.pipeline import run
 from cotdistill.records import Pair
-from cotdistill.train import ALL_THE_SAME, fingerprint, train, trained_facts
-from cotdistill.trainer import CompletionTrainer, make_trainer
+from cotdistill.students import kd
+from cotdistill.students.examples import IGNORED, Example, make_example
+from cotdistill.students.kd import NOTHING, SoftTargets, grouped, kd_loss
+from cotdistill.students.train import ALL_THE_SAME, fingerprint, train, trained_facts
+from cotdistill.students.trainer import CompletionTrainer, make_trainer
 from losses import mean_loss
 from tiny import tiny_model, tiny_t5
 
@@ -424,10 +424,12 @@ import json, pathlib, time
 from cotdistill.config import StudentConfig
 from cotdistill.models import import_training
 import_training()
-from cotdistill import kd, models, trainer
+from cotdistill import models
+from cotdistill.students import kd
+from cotdistill.students import trainer
 models.has_bf16 = trainer.has_bf16 = kd.has_bf16 = lambda: False
 from cotdistill.records import Pair
-from cotdistill.train import train
+from cotdistill.students.train import train
 kd.SHARD, kd.TOKENS = 2, 1
 read_by = kd.SoftTargets._read_by
 def slowly(self, *arguments):
@@ -460,7 +462,7 @@ from cotdistill.models import import_training
 import_training()
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import test_kd
-from cotdistill import kd
+from cotdistill.students import kd
 kd.SHARD, kd.TOKENS = 1, 1
 test_kd.prepared(Path({str(models)!r}), Path({str(tmp_path)!r}), "llama")
 """

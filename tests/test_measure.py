@@ -14,9 +14,9 @@ from cotdistill.cli import main
 from cotdistill.config import load_quickstart
 from cotdistill.errors import ConfigError
 from cotdistill.pipeline import run
+from cotdistill.reports.tables import more_tables
 from cotdistill.runs import Run
 from cotdistill.store import Store
-from cotdistill.tables import more_tables
 from tiny import tiny_model, tiny_t5
 
 SUMS = [{"q": f"What is {a} and {a}?", "a": 2 * a, "why": f"{a} + {a} is {2 * a}."} for a in range(2, 14)]

@@ -14,7 +14,8 @@ from cotdistill.answers import TYPED
 from cotdistill.equations import value
 from cotdistill.evaluate import score
 from cotdistill.methods import METHODS
-from cotdistill.mistakes import (
+from cotdistill.records import Category, FinishReason, Generation, Question, Score
+from cotdistill.results.mistakes import (
     KINDS,
     MEANINGS,
     MEASURED,
@@ -27,7 +28,6 @@ from cotdistill.mistakes import (
     mistakes,
     mistakes_of,
 )
-from cotdistill.records import Category, FinishReason, Generation, Question, Score
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"

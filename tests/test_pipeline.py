@@ -15,11 +15,11 @@ import pytest
 
 from cotdistill.config import Config, load_quickstart
 from cotdistill.errors import ConfigError
-from cotdistill.folders import read_page
 from cotdistill.pipeline import run
-from cotdistill.report import write_report
+from cotdistill.reports.folders import read_page
+from cotdistill.reports.report import write_report
 from cotdistill.runs import open_run
-from cotdistill.train import trained_facts
+from cotdistill.students.train import trained_facts
 from servers import start_server
 from tiny import tiny_model
 

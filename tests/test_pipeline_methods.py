@@ -12,8 +12,8 @@ from cotdistill.config import TaskConfig, load_quickstart
 from cotdistill.errors import BackendError, ConfigError
 from cotdistill.pipeline import run
 from cotdistill.runs import Run
+from cotdistill.students.train import trained_facts
 from cotdistill.tasks import load_task
-from cotdistill.train import trained_facts
 from servers import start_server
 from tiny import tiny_model, tiny_t5
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cotdistill.train import trained_facts
+from cotdistill.students.train import trained_facts
 from tiny import tiny_model
 
 pytestmark = pytest.mark.slow
@@ -21,18 +21,18 @@ pytestmark = pytest.mark.slow
 # on GPUs alone, takes the CPU for one.
 COMMAND = """
 import os, signal
-import cotdistill.models, cotdistill.trainer
+import cotdistill.models, cotdistill.students.trainer
 from cotdistill.cli import main
-cotdistill.models.has_bf16 = cotdistill.trainer.has_bf16 = lambda: False
+cotdistill.models.has_bf16 = cotdistill.students.trainer.has_bf16 = lambda: False
 if os.environ.get("ELSEWHERE") and os.environ["RANK"] == "1":
     os.chdir(os.environ["ELSEWHERE"])
 if os.environ.get("KILL_AT"):
-    step_end = cotdistill.trainer.Watch.on_step_end
+    step_end = cotdistill.students.trainer.Watch.on_step_end
     def on_step_end(self, args, state, control, **more):
         step_end(self, args, state, control, **more)
         if "cot" in args.output_dir and state.global_step == int(os.environ["KILL_AT"]) and os.environ["RANK"] == "0":
             os.kill(os.getpid(), signal.SIGKILL)
-    cotdistill.trainer.Watch.on_step_end = on_step_end
+    cotdistill.students.trainer.Watch.on_step_end = on_step_end
 if os.environ.get("ACCELERATE_USE_FSDP"):
     import torch
     from accelerate.state import DistributedType, PartialState

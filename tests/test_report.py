@@ -18,8 +18,8 @@ import pytest
 from rich.console import Console
 
 from cotdistill.records import CATEGORIES, Category, Generation, Pair, Question, Result, Score
-from cotdistill.report import Page, csp_hash, terminal_table, write_report
-from cotdistill.showing import visible
+from cotdistill.reports.report import Page, csp_hash, terminal_table, write_report
+from cotdistill.reports.showing import visible
 
 CHROMIUM = shutil.which("chromium")
 HOSTILE = [

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cotdistill.compare import Summary
 from cotdistill.records import CATEGORIES, Category, Question
+from cotdistill.results.compare import Summary
 from cotdistill.review import (
     best_on_test,
     lucky_share,

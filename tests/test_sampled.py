@@ -9,7 +9,7 @@ import pytest
 
 from cotdistill.answers import TYPED
 from cotdistill.records import Category, Score
-from cotdistill.sampled import at_k, by_question, vote
+from cotdistill.results.sampled import at_k, by_question, vote
 from cotdistill.stats import pass_at_k, wilson
 
 EQUAL = TYPED["number"].equal

@@ -8,7 +8,7 @@ from cotdistill.answers import PAPER, TYPED
 from cotdistill.evaluate import score
 from cotdistill.methods import METHODS
 from cotdistill.records import Generation, Question
-from cotdistill.spans import answer_span
+from cotdistill.reports.spans import answer_span
 
 CHOICES = ("red", "blue")
 

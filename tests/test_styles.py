@@ -18,8 +18,8 @@ from cotdistill.methods import FORMS, METHODS, STYLES, Method, methods
 from cotdistill.pipeline import run
 from cotdistill.records import Generation, Pair, Question, Score
 from cotdistill.runs import Run
+from cotdistill.students.train import fingerprint
 from cotdistill.styles import short
-from cotdistill.train import fingerprint
 from tiny import tiny_model, tiny_t5
 
 SWAPS = "Al has a red ball, and Bo has a blue ball. First, Al and Bo swap balls. What does Al have?"

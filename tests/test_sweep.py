@@ -21,7 +21,7 @@ from cotdistill.config import TaskConfig
 from cotdistill.config_file import parse_overrides
 from cotdistill.errors import ConfigError
 from cotdistill.store import Store
-from cotdistill.sweep import _command, grid, sweep
+from cotdistill.sweeps.sweep import _command, grid, sweep
 from cotdistill.tasks import load_task
 from servers import Server
 from tiny import tiny_model

@@ -9,7 +9,7 @@ import pytest
 from cotdistill.config import StudentConfig
 from cotdistill.errors import BackendError
 from cotdistill.records import Pair
-from cotdistill.train import train, trained_facts
+from cotdistill.students.train import train, trained_facts
 from tiny import tiny_model
 
 

@@ -17,12 +17,12 @@ from cotdistill.backends.transformers import TransformersBackend
 from cotdistill.completions import Completion, Request, SamplingParams
 from cotdistill.config import LoraConfig, StudentConfig
 from cotdistill.errors import BackendError, ConfigError, DataError
-from cotdistill.examples import IGNORED, Example, LengthGrouped, collate, make_example
 from cotdistill.methods import METHODS
 from cotdistill.models import load_for_training, model_identity, sha256
 from cotdistill.records import Pair
-from cotdistill.train import split_dev, train, trained_facts
-from cotdistill.trainer import make_trainer
+from cotdistill.students.examples import IGNORED, Example, LengthGrouped, collate, make_example
+from cotdistill.students.train import split_dev, train, trained_facts
+from cotdistill.students.trainer import make_trainer
 from losses import mean_loss
 from tiny import CHAT, tiny_bart, tiny_model
 
@@ -250,7 +250,7 @@ def test_the_epoch_that_is_kept(
     kind: str, lora: LoraConfig | None, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Trained to write what is wrong for the held-out questions: the dev loss falls, then rises."""
-    monkeypatch.setattr("cotdistill.trainer.has_bf16", lambda: False)  # so that the dev loss is what fp32 computes
+    monkeypatch.setattr("cotdistill.students.trainer.has_bf16", lambda: False)  # the dev loss is that of fp32
     config = settings(
         request.getfixturevalue(kind), lora=lora, steps=0, epochs=6, learning_rate=2e-2, dev_fraction=0.25
     )
@@ -455,7 +455,7 @@ import json, pathlib
 from cotdistill.completions import Completion, Request, SamplingParams
 from cotdistill.config import StudentConfig
 from cotdistill.records import Pair
-from cotdistill.train import train
+from cotdistill.students.train import train
 config = StudentConfig.model_validate(json.loads({config.model_dump_json()!r}))
 pairs = [Pair(f"q{{i}}", 0, "1? ###", " 1 END") for i in range(8)]
 train(pairs, config, pathlib.Path({str(folder)!r}), 0, lambda done, total: print(done, flush=True))

@@ -133,7 +133,7 @@ def report_command(
     out: Annotated[Path | None, typer.Option(help="Of several runs: the page to write. None: beside them.")] = None,
 ) -> None:
     """Write report.html of a run; of several, compare.html with all beside each other."""
-    from cotdistill.several import FORMATS, read_pages, table, write_pages
+    from cotdistill.reports.several import FORMATS, read_pages, table, write_pages
 
     if form and form not in FORMATS:
         raise ConfigError(f"--format: {form!r} is not one of {', '.join(FORMATS)}.")
@@ -158,7 +158,7 @@ def view_command(
     training: Annotated[bool, typer.Option("--training", help="Training questions, and their rationales.")] = False,
 ) -> None:
     """Show a run's questions in the terminal: what the teacher and each method wrote, and the verdicts."""
-    from cotdistill.view import show_question, show_questions
+    from cotdistill.reports.view import show_question, show_questions
 
     if question_id:
         show_question(run, question_id, method)
@@ -209,15 +209,15 @@ def sweep_command(
 ) -> None:
     """Do one run for each point of a grid; they share what they can. Exit code 1 if any failed."""
     from cotdistill.config_file import parse_overrides
-    from cotdistill.side_by_side import end_with_the_sweep
-    from cotdistill.sweep import say_failures, sweep
+    from cotdistill.sweeps.side_by_side import end_with_the_sweep
+    from cotdistill.sweeps.sweep import say_failures, sweep
 
     end_with_the_sweep()
     summary = sweep(file, parse_overrides(overrides or []), jobs, only)
     if as_json:
         typer.echo(json.dumps(summary, indent=1))
     else:
-        from cotdistill.sweep_page import show_sweep
+        from cotdistill.sweeps.page import show_sweep
 
         show_sweep(summary)
     say_failures(summary)
@@ -413,7 +413,7 @@ def show_judged(arguments: list[str] | None, n: int, method: str, as_json: bool)
 def show_power(config: Config, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from cotdistill.power import describe, power_of
+    from cotdistill.results.power import describe, power_of
     from cotdistill.tasks import load_task
 
     power = power_of(load_task(config.task), len(config.student.seeds))
@@ -422,13 +422,13 @@ def show_power(config: Config, as_json: bool) -> None:
 
 def show_results(this: Run, as_json: bool) -> None:
     from cotdistill import progress
-    from cotdistill.compare import verdict
+    from cotdistill.results.compare import verdict
 
     show(this.results, as_json)
     if not as_json:
         from rich.console import Console
 
-        from cotdistill.tables import more_tables
+        from cotdistill.reports.tables import more_tables
 
         for table in more_tables(this.results, this.summaries):
             Console().print(table)
@@ -447,7 +447,7 @@ def show(results: list[Any], as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from cotdistill.report import terminal_table
+    from cotdistill.reports.report import terminal_table
 
     Console().print(terminal_table(results))
 
@@ -475,7 +475,7 @@ def main(arguments: list[str] | None = None, leave: Callable[[int], None] = sys.
         leave = beside_others(leave)
     try:
         if not ranks.first():
-            from cotdistill.train import help_to_train
+            from cotdistill.students.train import help_to_train
 
             return leave(help_to_train())
         code = app(words, prog_name="cotdistill", standalone_mode=False) or 0

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from cotdistill.backends import open_backend
-from cotdistill.compare import comparisons, rights, summaries
 from cotdistill.completions import Pool
 from cotdistill.config import Config
 from cotdistill.curate import Curated
@@ -28,14 +27,15 @@ from cotdistill.generate import first_params, read, second_params
 from cotdistill.jobs import Job, Until
 from cotdistill.measure import answers_of, result_of, sampling
 from cotdistill.methods import HUMAN, Method
-from cotdistill.mistakes import Mistake, count, mistakes_of
 from cotdistill.models import COMPLETE, EMBEDDED, model_identity
 from cotdistill.pages import identity_facts
 from cotdistill.pipeline import curate_generations, human_rationale, lesson
 from cotdistill.records import Generation, Question, Score, iter_json_lines, read_jsonl, to_json
+from cotdistill.results.compare import comparisons, rights, summaries
+from cotdistill.results.mistakes import Mistake, count, mistakes_of
 from cotdistill.runs import Run, label, measured_folder, read_json, students
+from cotdistill.students.train import fingerprint, trained_facts
 from cotdistill.tasks import without_exemplars
-from cotdistill.train import fingerprint, trained_facts
 
 MANIFEST = "manifest.json"
 RESULT = "result.json"

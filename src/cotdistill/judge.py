@@ -24,10 +24,10 @@ from cotdistill.config import Config, TeacherConfig
 from cotdistill.errors import BudgetReached, ConfigError
 from cotdistill.generate import ask, first_params, make_job, read
 from cotdistill.methods import METHODS, Method
-from cotdistill.mistakes import KINDS, MEANINGS, MOST, Mistake
 from cotdistill.pipeline import run
 from cotdistill.prices import price_of
 from cotdistill.records import Generation, Question, Score, to_json, write_jsonl
+from cotdistill.results.mistakes import KINDS, MEANINGS, MOST, Mistake
 from cotdistill.runs import label, open_run
 from cotdistill.store import Store
 

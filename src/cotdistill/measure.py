@@ -9,23 +9,23 @@ from typing import NamedTuple
 
 from cotdistill import progress, review
 from cotdistill.backends.transformers import TransformersBackend
-from cotdistill.compare import comparisons, rights, summaries
 from cotdistill.completions import SamplingParams
 from cotdistill.config import EvaluateConfig
-from cotdistill.costs import Costs, costs, teacher_prices
 from cotdistill.curate import without_leaked
 from cotdistill.evaluate import evaluate, score
 from cotdistill.generate import ask, first_params, make_job, read
 from cotdistill.methods import HUMAN, Method
-from cotdistill.mistakes import count, mistakes_of
 from cotdistill.models import drop_weights, free_memory
 from cotdistill.records import Generation, Question, Result, Score, to_json, write_atomic
+from cotdistill.results.compare import comparisons, rights, summaries
+from cotdistill.results.costs import Costs, costs, teacher_prices
+from cotdistill.results.mistakes import count, mistakes_of
+from cotdistill.results.sampled import at_k, by_question, vote
+from cotdistill.results.timing import Timed, seconds_an_answer
 from cotdistill.runs import Run, label, students, write_json
-from cotdistill.sampled import at_k, by_question, vote
+from cotdistill.students.train import trained_facts
 from cotdistill.tasks import without_exemplars
 from cotdistill.tasks.listing import baselines
-from cotdistill.timing import Timed, seconds_an_answer
-from cotdistill.train import trained_facts
 
 
 class Written(NamedTuple):

@@ -17,17 +17,17 @@ from cotdistill.checksums import write_sums
 from cotdistill.completions import canonical
 from cotdistill.models import model_identity
 from cotdistill.runs import Run, write_json
+from cotdistill.students.train import trained_facts
 from cotdistill.tasks import Task
-from cotdistill.train import trained_facts
 
 PACKAGES = ("cotdistill", "torch", "transformers", "peft", "accelerate", "numpy", "aiohttp")
 
 
 def write_page(this: Run) -> None:
     """manifest.json, the cards and report.html; and at last SHA256SUMS, of all that is in the folder."""
-    from cotdistill.cards import write_cards
-    from cotdistill.folders import read_page
-    from cotdistill.report import write_report
+    from cotdistill.reports.cards import write_cards
+    from cotdistill.reports.folders import read_page
+    from cotdistill.reports.report import write_report
 
     manifest = make_manifest(this)
     write_json(this.folder / "manifest.json", manifest)

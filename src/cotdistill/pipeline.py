@@ -29,8 +29,8 @@ from cotdistill.pages import write_page
 from cotdistill.plan import Plan, make_plan
 from cotdistill.records import Generation, Pair, Question, write_jsonl
 from cotdistill.runs import Run, label, open_run, students, write_json
+from cotdistill.students.train import fingerprint, train
 from cotdistill.teachers import ask_teachers, read_teachers
-from cotdistill.train import fingerprint, train
 from cotdistill.twins import made_once
 
 Stage = Literal["generate", "curate", "train", "evaluate", "report"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cotdistill.records import Category, Question
 
 if TYPE_CHECKING:
-    from cotdistill.compare import Summary
+    from cotdistill.results.compare import Summary
 
 MANY = 0.05  # of errors, cut texts, lucky guesses
 FEW_OPTIONS = 3

@@ -15,19 +15,19 @@ from filelock import FileLock, Timeout
 from cotdistill import answers
 from cotdistill.answers import AnswerType
 from cotdistill.budget import Budget
-from cotdistill.compare import Comparison, Summary
 from cotdistill.config import Config, load_config
-from cotdistill.costs import Costs
 from cotdistill.curate import Curated, rationale_of
 from cotdistill.errors import ConfigError, DataError
 from cotdistill.methods import HUMAN, METHODS, Method, methods, teacher_method
-from cotdistill.mistakes import Mistake
 from cotdistill.models import COMPLETE, EMBEDDED, is_seq2seq
 from cotdistill.records import Generation, Question, Result, Score, read_jsonl, write_atomic
+from cotdistill.results.compare import Comparison, Summary
+from cotdistill.results.costs import Costs
+from cotdistill.results.mistakes import Mistake
 from cotdistill.store import Store
+from cotdistill.students.train import refuse_other_kinds, trained_facts
 from cotdistill.tasks import Task, exemplars_of, load_task
 from cotdistill.teachers import Teacher, limit_of, open_teachers
-from cotdistill.train import refuse_other_kinds, trained_facts
 
 
 @dataclass

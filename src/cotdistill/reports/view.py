@@ -15,11 +15,11 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from cotdistill.errors import DataError
-from cotdistill.folders import read_page
-from cotdistill.inspector import Answer, Row, span_of, test_rows, training_rows
 from cotdistill.records import Question
-from cotdistill.report import FATES, KIND_NAMES, Page
-from cotdistill.showing import shortened, visible
+from cotdistill.reports.folders import read_page
+from cotdistill.reports.inspector import Answer, Row, span_of, test_rows, training_rows
+from cotdistill.reports.report import FATES, KIND_NAMES, Page
+from cotdistill.reports.showing import shortened, visible
 
 SYMBOLS = {"correct": "✓", "wrong": "✗", "no_answer": "∅", "truncated": "…", "error": "!", "kept": "✓", "failed": "!"}
 STYLES = {"correct": "green", "kept": "green", "wrong": "red", "no_answer": "yellow", "truncated": "magenta"}

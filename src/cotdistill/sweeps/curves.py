@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cotdistill.points import AXES, Line, Point, lines
+from cotdistill.sweeps.points import AXES, Line, Point, lines
 
 Floats = NDArray[np.float64]
 FEWEST = 3  # places on the axis: two fix a line, and nothing is left to say whether it is one

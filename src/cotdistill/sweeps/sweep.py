@@ -28,19 +28,19 @@ from typing import Any, NamedTuple
 import yaml
 
 from cotdistill import progress, ranks
-from cotdistill.board import Board
 from cotdistill.config import QUICKSTART, Config, make_config, nearest
 from cotdistill.config_file import read_yaml
-from cotdistill.curves import fitted
 from cotdistill.errors import ConfigError, CotdistillError
 from cotdistill.methods import METHODS
 from cotdistill.pipeline import STAGES, Stage, run
-from cotdistill.places import place_of
-from cotdistill.points import points
 from cotdistill.records import to_json
 from cotdistill.runs import write_json
-from cotdistill.side_by_side import side_by_side
-from cotdistill.sweep_page import warnings_of, write_pages
+from cotdistill.sweeps.board import Board
+from cotdistill.sweeps.curves import fitted
+from cotdistill.sweeps.page import warnings_of, write_pages
+from cotdistill.sweeps.places import place_of
+from cotdistill.sweeps.points import points
+from cotdistill.sweeps.side_by_side import side_by_side
 
 KEYS = ("base", "name", "grid", "until")
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from cotdistill.records import Result
-from cotdistill.showing import percent, visible
+from cotdistill.reports.showing import percent, visible
 
 # Colours that stand for the page's own, so that a plot follows the light or dark theme.
 INK, BAR, GRID, CUT = "#010203", "#010204", "#010205", "#010206"

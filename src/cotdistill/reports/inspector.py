@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
-from cotdistill.mistakes import Mistake
 from cotdistill.records import Generation, Question, Score
-from cotdistill.showing import shortened, visible
-from cotdistill.spans import Span, answer_span
+from cotdistill.reports.showing import shortened, visible
+from cotdistill.reports.spans import Span, answer_span
+from cotdistill.results.mistakes import Mistake
 
 if TYPE_CHECKING:
-    from cotdistill.report import Page
+    from cotdistill.reports.report import Page
 
 SEED = 0  # of what is shown where not all fits
 TEACHER = "teacher"  # whose mistakes are those of rationales

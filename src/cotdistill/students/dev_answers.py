@@ -13,9 +13,9 @@ import transformers
 from torch import OutOfMemoryError
 
 from cotdistill import ranks
-from cotdistill.examples import Example
 from cotdistill.models import LoadedModel
 from cotdistill.progress import say
+from cotdistill.students.examples import Example
 
 MOST = 100  # questions: more would cost more than they tell while it trains
 Answer = Callable[[LoadedModel, Collection[str]], tuple[int, int]]

@@ -30,11 +30,11 @@ from torch.utils.checkpoint import checkpoint
 from cotdistill.completions import canonical
 from cotdistill.config import KdConfig
 from cotdistill.errors import BackendError, ConfigError
-from cotdistill.examples import BLANK, IGNORED, Example, collate
 from cotdistill.models import LoadedModel, free_memory, has_bf16, load_model, load_tokenizer, model_identity, sha256
 from cotdistill.progress import PLAIN_SECONDS, say
 from cotdistill.records import write_atomic
-from cotdistill.trainer import read_completions
+from cotdistill.students.examples import BLANK, IGNORED, Example, collate
+from cotdistill.students.trainer import read_completions
 
 SHARD = 256  # examples a file
 TOKENS = 2048  # that the teacher reads at once, with padding

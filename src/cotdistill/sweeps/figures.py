@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from cotdistill.charts import GRID, INK, LINES, new_axes, to_svg
-from cotdistill.curves import Curve, traced
-from cotdistill.points import AXES, Axis, Line, Point, lines
-from cotdistill.showing import visible
+from cotdistill.reports.charts import GRID, INK, LINES, new_axes, to_svg
+from cotdistill.reports.showing import visible
+from cotdistill.sweeps.curves import Curve, traced
+from cotdistill.sweeps.points import AXES, Axis, Line, Point, lines
 
 PAPER_LINES = ("--", ":", "-.")
 PAPER_MARKERS = ("x", "+", "1", "2", "3", "4")
@@ -186,7 +186,7 @@ def _by_student(published: Sequence[Published], axis: Axis) -> dict[str, list[tu
 def paper() -> tuple[Published, ...]:
     """ "Large Language Models Are Reasoning Teachers" (Ho, Schmid, Yun, ACL 2023), tables of the main results, as the
     authors' notebooks/results.ipynb prints them; diverse is D = 64 on MultiArith and SVAMP, else 8."""
-    text = resources.files("cotdistill").joinpath("paper.csv").read_text(encoding="utf-8")
+    text = resources.files("cotdistill.sweeps").joinpath("paper.csv").read_text(encoding="utf-8")
     sizes = {"M": 1e6, "B": 1e9}
     return tuple(
         Published(

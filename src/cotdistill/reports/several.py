@@ -12,14 +12,14 @@ from pathlib import Path
 from markupsafe import Markup, escape
 
 from cotdistill.checksums import renew
-from cotdistill.compare import comparisons, summaries
 from cotdistill.config import load_config
-from cotdistill.csv_files import Cell, as_csv
 from cotdistill.errors import ConfigError, DataError
-from cotdistill.folders import read_page, rights_of, settings
 from cotdistill.records import Question
-from cotdistill.report import Page, write_report
-from cotdistill.showing import percent, visible
+from cotdistill.reports.csv_files import Cell, as_csv
+from cotdistill.reports.folders import read_page, rights_of, settings
+from cotdistill.reports.report import Page, write_report
+from cotdistill.reports.showing import percent, visible
+from cotdistill.results.compare import comparisons, summaries
 
 FORMATS = ("md", "csv", "html")
 Pages = Mapping[str, Page]  # by what each run is called

@@ -15,8 +15,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from cotdistill import progress
-from cotdistill.showing import visible
-from cotdistill.side_by_side import last_line
+from cotdistill.reports.showing import visible
+from cotdistill.sweeps.side_by_side import last_line
 
 ROWS_LEFT = 8  # of the screen, for the lines around the table
 STYLES = {"failed": "red", "done": "green", "running": "bold"}

@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from cotdistill.csv_files import Cell, write_csv
-from cotdistill.curves import ASSUMPTIONS, Curve
-from cotdistill.figures import figures
-from cotdistill.points import points
 from cotdistill.records import CATEGORIES, write_atomic
-from cotdistill.showing import percent, visible
+from cotdistill.reports.csv_files import Cell, write_csv
+from cotdistill.reports.showing import percent, visible
+from cotdistill.sweeps.curves import ASSUMPTIONS, Curve
+from cotdistill.sweeps.figures import figures
+from cotdistill.sweeps.points import points
 
 PLACE = ("D", "train", "student", "parameters", "teacher", "teacher_accuracy", "teacher_tokens", "teacher_usd")
 MEASURED = ("accuracy", "low", "high", "n")
@@ -34,7 +34,7 @@ def write_pages(summary: Mapping[str, Any], stem: Path) -> None:
         autoescape=True, undefined=jinja2.StrictUndefined, finalize=visible, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"percent": percent, "amount": amount}
-    template = resources.files("cotdistill").joinpath("sweep.html.j2").read_text(encoding="utf-8")
+    template = resources.files("cotdistill.sweeps").joinpath("sweep.html.j2").read_text(encoding="utf-8")
     runs = summary["runs"]
     curves = [Curve(**curve) for curve in summary["curves"]]
     html = environment.from_string(template).render(

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from cotdistill.showing import visible
+from cotdistill.reports.showing import visible
 
 MOST_INLINE = 300  # characters
 MOST_BLOCK = 4000

@@ -21,7 +21,6 @@ from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cotdistill import ranks
-from cotdistill.checkpoints import log_folder, newest_whole
 from cotdistill.completions import canonical
 from cotdistill.config import StudentConfig
 from cotdistill.errors import BackendError, ConfigError, DataError
@@ -39,11 +38,12 @@ from cotdistill.models import (
 )
 from cotdistill.progress import say
 from cotdistill.records import Pair, write_atomic
+from cotdistill.students.checkpoints import log_folder, newest_whole
 
 if TYPE_CHECKING:
-    from cotdistill.dev_answers import Answer
-    from cotdistill.examples import Example
-    from cotdistill.kd import SoftTargets
+    from cotdistill.students.dev_answers import Answer
+    from cotdistill.students.examples import Example
+    from cotdistill.students.kd import SoftTargets
 
 
 # Settings that change how a student is made, and not what comes of it.
@@ -110,7 +110,7 @@ def _learn(job: Job, progress: Callable[[int, int], object], answer: Answer | No
     """Train a student in `job.work`; returns facts about it. Where memory runs out, half as many examples at once."""
     pairs, config, seed, work, _ = job
     _, _, transformers = import_training()
-    from cotdistill.examples import make_example
+    from cotdistill.students.examples import make_example
 
     transformers.set_seed(seed)
     student = _load_student(config)
@@ -149,7 +149,7 @@ def _with_teacher(
     student: LoadedModel, examples: Sequence[Example], job: Job
 ) -> tuple[LoadedModel, SoftTargets | None]:
     """The student, loaded anew if the teacher had to be, and what that teacher says; nothing where there is none."""
-    from cotdistill.kd import SoftTargets
+    from cotdistill.students.kd import SoftTargets
 
     config = job.config
     if config.kd is None:
@@ -198,8 +198,8 @@ def _fine_tune(
     from safetensors import SafetensorError
     from torch import OutOfMemoryError
 
-    from cotdistill.dev_answers import DevAnswers, dev_accuracies
-    from cotdistill.trainer import Keep, Watch, make_trainer
+    from cotdistill.students.dev_answers import DevAnswers, dev_accuracies
+    from cotdistill.students.trainer import Keep, Watch, make_trainer
 
     config, work = job.config, job.work
     checkpoint, before = ranks.shared(newest_whole(work) if ranks.first() else (None, {}))
@@ -302,7 +302,7 @@ def refuse_other_kinds(config: StudentConfig) -> None:
         )
     if config.kd:
         ours, theirs = (load_tokenizer(name, config.trust_remote_code) for name in (config.model, config.kd.model))
-        from cotdistill.kd import refuse_other_tokens
+        from cotdistill.students.kd import refuse_other_tokens
 
         refuse_other_tokens(ours, theirs, config.kd.model)
 

@@ -23,16 +23,16 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from cotdistill import ranks
-from cotdistill.checkpoints import log_folder, seal
 from cotdistill.config import LoraConfig, StudentConfig
 from cotdistill.errors import BackendError, ConfigError, missing_extra
-from cotdistill.examples import BLANK, IGNORED, Example, LengthGrouped, collate, pack
 from cotdistill.four_bit import merged
 from cotdistill.models import LoadedModel, folder_when_whole, has_bf16
 from cotdistill.progress import say
+from cotdistill.students.checkpoints import log_folder, seal
+from cotdistill.students.examples import BLANK, IGNORED, Example, LengthGrouped, collate, pack
 
 if TYPE_CHECKING:
-    from cotdistill.kd import SoftTargets
+    from cotdistill.students.kd import SoftTargets
 
 SHOWN = 8  # question ids of a batch
 ROWS = 256  # tokens whose whole distributions are there at once, in fp32

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from rich.table import Column, Table
 
-from cotdistill.compare import Summary
 from cotdistill.records import Result
+from cotdistill.results.compare import Summary
 
 
 def more_tables(results: Sequence[Result], summaries: Sequence[Summary]) -> Iterator[Table]:

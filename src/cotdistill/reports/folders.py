@@ -17,21 +17,21 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from cotdistill import compare
-from cotdistill.charts import label
 from cotdistill.chunks import generations_of, spans
-from cotdistill.compare import Comparison, Summary
 from cotdistill.config import Config, load_config
-from cotdistill.costs import Costs
 from cotdistill.curate import Job, make_job
 from cotdistill.errors import CotdistillError, DataError
 from cotdistill.filters import leaked
-from cotdistill.inspector import TEACHER
 from cotdistill.methods import METHODS, methods
-from cotdistill.mistakes import KINDS, MEASURED, MEASURED_ON, Mistake, mistakes_of
 from cotdistill.models import COMPLETE, is_seq2seq
 from cotdistill.records import Generation, Pair, Question, Result, Score, from_line, iter_json_lines
-from cotdistill.report import Page, Rationale
+from cotdistill.reports.charts import label
+from cotdistill.reports.inspector import TEACHER
+from cotdistill.reports.report import Page, Rationale
+from cotdistill.results import compare
+from cotdistill.results.compare import Comparison, Summary
+from cotdistill.results.costs import Costs
+from cotdistill.results.mistakes import KINDS, MEASURED, MEASURED_ON, Mistake, mistakes_of
 from cotdistill.runs import Setup
 from cotdistill.tasks import load_task
 

@@ -23,16 +23,16 @@ from markupsafe import Markup
 from rich.table import Column, Table
 from rich.text import Text
 
-from cotdistill import charts, inspector
 from cotdistill.answers import AnswerType
-from cotdistill.charts import Lengths, label
-from cotdistill.compare import Comparison, Summary
-from cotdistill.costs import Costs
-from cotdistill.inspector import Row, fit, test_rows, training_rows, within
 from cotdistill.methods import Method
-from cotdistill.mistakes import KINDS, Mistake
 from cotdistill.records import CATEGORIES, Generation, Pair, Question, Result, Score, write_atomic
-from cotdistill.showing import percent, visible
+from cotdistill.reports import charts, inspector
+from cotdistill.reports.charts import Lengths, label
+from cotdistill.reports.inspector import Row, fit, test_rows, training_rows, within
+from cotdistill.reports.showing import percent, visible
+from cotdistill.results.compare import Comparison, Summary
+from cotdistill.results.costs import Costs
+from cotdistill.results.mistakes import KINDS, Mistake
 
 MOST_BYTES = 4_900_000  # of a page
 TESTED = 0.85  # share of the room that test questions have, where not all fits
@@ -134,7 +134,7 @@ def write_report(page: Page, path: Path) -> None:
 @cache
 def make_environment() -> jinja2.Environment:
     def read(name: str) -> str:
-        return resources.files("cotdistill").joinpath(name).read_text(encoding="utf-8")
+        return resources.files("cotdistill.reports").joinpath(name).read_text(encoding="utf-8")
 
     environment = jinja2.Environment(
         autoescape=True,

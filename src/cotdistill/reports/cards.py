@@ -16,13 +16,13 @@ from urllib.parse import urlsplit
 from cotdistill.checksums import CARD
 from cotdistill.config import TeacherConfig
 from cotdistill.errors import DataError
-from cotdistill.markdown import block, code, front_matter, plain, table, yaml_block
 from cotdistill.methods import HUMAN, Method
 from cotdistill.models import EMBEDDED, sha256
 from cotdistill.records import Question, Result, write_atomic
+from cotdistill.reports.markdown import block, code, front_matter, plain, table, yaml_block
 from cotdistill.runs import Run, label, measured_folder, students
+from cotdistill.students.train import trained_facts
 from cotdistill.tasks import TASKS
-from cotdistill.train import trained_facts
 
 PAPER = "Fine-tune-CoT, <https://arxiv.org/abs/2212.10071>"
 PLACE = Question("", "{question}", "{answer}")

@@ -1,0 +1,1 @@
+"""What the scores of a run come to, and how sure that is."""

@@ -1,0 +1,1 @@
+"""Students: pairs as tokens, and the training that learns from them."""
