@@ -1,10 +1,10 @@
-# make run: the main job. make test: the tests. make check: all that CI checks.
+# make run: the main job. make test: the tests. make check: all that a commit must pass.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test slow check lint format setup lock clean
+.PHONY: run test slow lm-eval check lint format setup lock clean
 
 run: setup
 	$(BIN)/cotdistill run
@@ -14,6 +14,16 @@ test: setup
 
 slow: setup
 	$(BIN)/pytest -m "slow and not gpu"
+
+# lm-eval wants an older release of what the lock holds: it has an environment of its own.
+lm-eval: $(VENV)-lm-eval/.ready
+	$(VENV)-lm-eval/bin/pytest tests/test_export.py
+
+$(VENV)-lm-eval/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-lm-eval
+	$(VENV)-lm-eval/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(VENV)-lm-eval/bin/python -m pip install --quiet --disable-pip-version-check 'lm-eval[hf]==0.4.13' pytest -e '.[train]'
+	touch $@
 
 check: lint test
 
@@ -44,4 +54,4 @@ lock:
 	rm -rf $(VENV)-lock
 
 clean:
-	rm -rf $(VENV) $(VENV)-lock .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-lock $(VENV)-lm-eval .mypy_cache .pytest_cache .ruff_cache

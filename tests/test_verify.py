@@ -172,6 +172,30 @@ HIDDEN: list[tuple[str, Callable[[Path], None], str, str]] = [
     ),
     ("an accuracy", edit_json("result.json", lambda v: v["results"][2].update(accuracy=0.9)), "result.json", "0.9"),
     ("an interval", edit_json("result.json", lambda v: v["results"][0].update(low=0.2)), "result.json", "low"),
+    (
+        "a comparison",
+        edit_json("result.json", lambda v: v["comparisons"][0].update(p=0.01)),
+        "result.json",
+        r"comparisons 1.p is 0.01",
+    ),
+    (
+        "a mean",
+        edit_json("result.json", lambda v: v["summaries"][1].update(mean=0.7)),
+        "result.json",
+        r"summaries 2.mean",
+    ),
+    (
+        "mistakes",
+        edit_json("result.json", lambda v: v["mistakes"]["fine_tune-0"].update(form=9)),
+        "result.json",
+        r"mistakes.fine_tune-0.form is 9",
+    ),
+    (
+        "a mistake",
+        edit_line("predictions/fine_tune-0.jsonl", 4, mistakes=[]),
+        "predictions/fine_tune-0.jsonl",
+        r"line 4 \(question .*mistakes is \[\]",
+    ),
     ("a result less", edit_json("result.json", lambda v: v["results"].pop()), "result.json", "it has results of"),
     ("no results", edit_json("result.json", lambda v: v.clear()), "result.json", "not a list of results"),
     ("seeds", edit_json("manifest.json", lambda v: v.update(seeds=[9])), "manifest.json", r"seeds: it has \[9\]"),
@@ -276,6 +300,26 @@ def test_the_best_epoch_is_verified_too(base: Path, tmp_path: Path) -> None:
     (left,) = (folder / "student/fine_tune-0/epochs").glob("*/model.safetensors")
     left.write_bytes(left.read_bytes()[:-1] + b"x")
     assert set(by_state(verify(folder), "BAD")) == {left.relative_to(folder).as_posix()}
+
+
+@pytest.mark.slow
+def test_samples_and_seeds_are_verified_too(tmp_path: Path) -> None:
+    methods = ["zero_shot", "fine_tune", "self_consistency"]
+    sampled = {"evaluate.methods": methods, "evaluate.samples": 3, "student.seeds": [0, 1]}
+    folder = run(quick(tiny_model(tmp_path / "base", positions=2048), tmp_path, **sampled)).folder
+    assert not by_state(verify(folder), "BAD")
+    edit_json("result.json", lambda v: v["results"][-1]["at_k"][0].update(value=0.5))(folder)
+    write_sums(folder)
+    assert "self_consistency-1: at_k" in by_state(verify(folder), "BAD")["result.json"]
+
+
+@pytest.mark.slow
+def test_a_page_that_is_written_again_is_right_and_nothing_else(copy: Path) -> None:
+    (copy / "predictions/fine_tune-0.jsonl").write_text((copy / "predictions/fine_tune-0.jsonl").read_text() + "\n")
+    (copy / "report.html").write_text("damaged")
+    assert set(by_state(verify(copy), "BAD")) == {"report.html", "predictions/fine_tune-0.jsonl"}
+    assert call("report", str(copy)) == 0
+    assert set(by_state(verify(copy), "BAD")) == {"predictions/fine_tune-0.jsonl"}
 
 
 @pytest.mark.slow

@@ -331,18 +331,21 @@ def results_agree(e: Evidence, every: Sequence[tuple[Method, int | None]]) -> st
 
 
 def _same(what: str, stands: object, is_now: object) -> None:
-    if not _equal(stands, json.loads(json.dumps(is_now))):
-        raise Differs(f"{what}: it has {_shown(stands)}, and comes out as {_shown(is_now)}")
+    """Raise `Differs` at the first place where two values of JSON differ."""
+    for place, a, b in _differing(what, stands, json.loads(json.dumps(is_now))):
+        raise Differs(f"{place} is {_shown(a)}, and comes out as {_shown(b)}")
 
 
-def _equal(a: object, b: object) -> bool:
-    if isinstance(a, float) and isinstance(b, float):
-        return math.isclose(a, b, rel_tol=1e-9)  # another scipy may round otherwise
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(map(_equal, a, b))
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
-    return a == b
+def _differing(what: str, a: Any, b: Any) -> Iterator[tuple[str, object, object]]:
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        for key in b:
+            yield from _differing(f"{what}.{key}", a[key], b[key])
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        for number, pair in enumerate(zip(a, b, strict=True), 1):
+            yield from _differing(f"{what} {number}", *pair)
+    # Another scipy may round otherwise.
+    elif not (isinstance(a, float) and isinstance(b, float) and math.isclose(a, b, rel_tol=1e-9)) and a != b:
+        yield what, a, b
 
 
 def _and_more(wrong: Sequence[object]) -> str:

@@ -19,7 +19,7 @@ from cotdistill import answers
 from cotdistill.config import nearest
 from cotdistill.errors import ConfigError
 from cotdistill.evaluate import score
-from cotdistill.methods import Method, methods
+from cotdistill.methods import METHODS, Method, methods
 from cotdistill.models import is_seq2seq
 from cotdistill.records import FinishReason, Generation, Question, write_atomic
 from cotdistill.runs import Run, label, measured_folder, read_json, saved_run, students
@@ -139,7 +139,7 @@ def measured(this: Run, method: Method, seed: int) -> Path:
         return folder
     results = read_json(this.folder / "result.json")["results"]
     return measured_folder(
-        folder, next(r["epochs"] for r in results if (r["method"], r["seed"]) == (method.name, seed))
+        folder, next(r["epochs"] for r in results if (METHODS[r["method"]].taught_as, r["seed"]) == (method.name, seed))
     )
 
 

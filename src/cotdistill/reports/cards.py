@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from cotdistill.checksums import CARD
 from cotdistill.config import TeacherConfig
 from cotdistill.errors import DataError
-from cotdistill.methods import HUMAN, Method
+from cotdistill.methods import HUMAN, METHODS, Method
 from cotdistill.models import EMBEDDED, sha256
 from cotdistill.records import Question, Result, write_atomic
 from cotdistill.reports.markdown import block, code, front_matter, plain, table, yaml_block
@@ -89,7 +89,8 @@ def model_card(this: Run, manifest: Mapping[str, Any], method: Method, seed: int
     """The card of one student."""
     name = label(method, seed)
     facts = trained_facts(this.students[name])
-    own = next(r for r in this.results if (r.method, r.seed) == (method.name, seed))
+    asked = [r for r in this.results if (METHODS[r.method].taught_as, r.seed) == (method.name, seed)]
+    own = min(asked, key=lambda result: result.method != method.name)  # as it was taught, else its samples' vote
     sections = [
         f"# {this.config.name}, {name}",
         f"{code(manifest['student']['model'])}, fine-tuned on "
@@ -112,7 +113,7 @@ def _model_metadata(this: Run, name: str, own: Result) -> dict[str, Any]:
     hub = "HuggingFaceTB/SmolLM2-135M-Instruct" if base == EMBEDDED else base
     on_hub = not Path(base).exists() and len(hub.split("/")) == 2
     task = {"name": _line(this.task.name), "type": "own" if this.config.task.data else _line(this.task.name)}
-    metric = {"type": "accuracy", "value": round(own.accuracy, 4), "name": f"accuracy, n={own.n}"}
+    metric = {"type": "accuracy", "value": round(own.accuracy, 4), "name": f"accuracy of {own.method}, n={own.n}"}
     measured = {"task": {"type": "text-generation"}, "dataset": task, "metrics": [metric]}
     return {
         "license": "unknown",
