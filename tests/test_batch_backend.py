@@ -429,7 +429,7 @@ def test_interrupted_says_how_to_go_on(tmp_path: Path) -> None:
         wait_for(lambda: server.stats()["poll"] > 0)
         process.send_signal(signal.SIGINT)
         _, log = process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGINT
+    assert process.returncode == -signal.SIGINT, log
     assert "batch batch_0 and 2 more: the server is at work; the same command takes up the completions." in log
     assert KEY not in log
 

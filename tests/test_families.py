@@ -40,7 +40,7 @@ TRAINED = pytest.mark.parametrize(
 
 @pytest.fixture
 def in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("trainer", "models"):
+    for module in ("students.trainer", "models"):
         monkeypatch.setattr(f"cotdistill.{module}.has_bf16", lambda: False)
 
 

@@ -59,7 +59,7 @@ def test_students_made_before_it_are_still_theirs(base: Path, monkeypatch: pytes
 def test_what_is_saved_is_what_was_trained(
     bitsandbytes: Any, family: str, bf16: bool, tolerance: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("trainer", "models"):
+    for module in ("students.trainer", "models"):
         monkeypatch.setattr(f"cotdistill.{module}.has_bf16", lambda: bf16)
     path = str(tiny_family(family, tmp_path / "base"))
     set_seed(0)

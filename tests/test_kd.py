@@ -47,7 +47,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("trainer", "models", "kd"):
+    for module in ("students.trainer", "models", "students.kd"):
         monkeypatch.setattr(f"cotdistill.{module}.has_bf16", lambda: False)
 
 

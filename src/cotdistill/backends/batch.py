@@ -59,7 +59,7 @@ class BatchBackend(Remote):
 
     def generate(self, requests: Iterator[Request | None]) -> Generator[Answer, None, None]:
         """Close the generator, or kill the process, to leave at once: the journal has what is to be had."""
-        with own_loop() as (_, run):
+        with own_loop(keep_interrupts=True) as (_, run):
             asking = Asking(self, requests, Journal(self.journal), run)
             try:
                 yield from asking.run()
