@@ -155,6 +155,7 @@ RARE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for _, name in RARE])
 def test_a_rare_pattern_never_matches_without_one_of_its_words(name: str) -> None:
     """Over the words of its own alternatives, the tests of answers, and a real teacher's texts."""

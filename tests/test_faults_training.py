@@ -153,6 +153,7 @@ def test_f20_a_chat_template_cannot_reach_python(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_it_stops_early_when_the_dev_loss_no_longer_falls(base: Path, tmp_path: Path) -> None:
     from cotdistill.students.train import split_dev
 

@@ -149,6 +149,7 @@ def test_forms_reach_training_and_testing(tmp_path: Path, form: str) -> None:
     assert pair["prompt"].endswith("###") is False
 
 
+@pytest.mark.slow
 def test_an_encoder_decoder_student_goes_the_whole_way(tmp_path: Path) -> None:
     this = done(tmp_path, tiny_t5(tmp_path / "t5"))
     assert [r.n for r in this.results] == [4] * 4
@@ -157,6 +158,7 @@ def test_an_encoder_decoder_student_goes_the_whole_way(tmp_path: Path) -> None:
     assert "END" not in pair["completion"]
 
 
+@pytest.mark.slow
 def test_the_papers_protocol_shows_its_gap_to_the_dev_protocol(student: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"student__steps": 0, "student__epochs": 3, "student__dev_fraction": 0.3}
     methods = ["fine_tune"]

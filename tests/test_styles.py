@@ -274,6 +274,7 @@ def taught(folder: Path, base: Path, rationale: Any, **changes: Any) -> Run:
     return run(load_quickstart(settings))
 
 
+@pytest.mark.slow
 def test_a_student_that_answers_first_is_stopped_there(tmp_path: Path) -> None:
     this = taught(tmp_path, tiny_model(tmp_path / "tiny"), "answer_first")
     assert this.curated

@@ -206,6 +206,7 @@ def test_a_chat_student_learns_to_end_its_turn(chat_base: Path, tmp_path: Path) 
         assert completion.completion_tokens == len(pair.completion) + 1
 
 
+@pytest.mark.slow
 def test_an_encoder_decoder_student_learns_and_stops(t5_base: Path, tmp_path: Path) -> None:
     pairs = [Pair(f"q{i}", 0, f"{i}+{i}?", f"{i} plus {i} --> {2 * i}") for i in range(4)]
     student = train(pairs, settings(t5_base, steps=120), tmp_path / "student", seed=0)
@@ -240,7 +241,7 @@ CONTRARY = [Pair(p.question_id, 0, p.prompt, " 1zebrazebra" if p.question_id in 
 @pytest.mark.parametrize(
     ("kind", "lora"),
     [
-        ("base", LoraConfig(rank=8, alpha=64)),
+        pytest.param("base", LoraConfig(rank=8, alpha=64), marks=pytest.mark.slow),
         pytest.param("t5_base", None, marks=pytest.mark.slow),
         pytest.param("base", None, marks=pytest.mark.slow),
         pytest.param("t5_base", LoraConfig(rank=8, alpha=64), marks=pytest.mark.slow),
