@@ -152,6 +152,7 @@ def test_no_run_and_no_folder_say_what_to_do(folder: Path, capsys: pytest.Captur
         (("report", str(folder / "nix")), "no such folder"),
         (("report", str(folder), str(folder)), "named twice"),
         (("report", str(folder), "--format", "pdf"), "not one of md, csv, html"),
+        (("report", str(folder), "--format", "md", "--out", "a.md"), "a table goes to stdout"),
         (("view", str(folder / "nix")), "no run is here"),
         (("view", str(folder), "word_problems-0-test-99"), "Did you mean word_problems-0-test-"),
         (("view", str(folder), "--method", "nix"), "it has zero_shot, fine_tune_cot-0"),

@@ -223,6 +223,10 @@ def test_evaluate_judges_a_sample_of_a_run(
     assert codes[-1] == 0
     assert len((tmp_path / "runs/t/judged.jsonl").read_text().splitlines()) == 5
     assert server.stats()["requests"] == before + 5
+    dead = ("judge.base_url=http://127.0.0.1:9/v1", "limits.max_requests=50")
+    cli.main(["evaluate", "--judge", "3", "--judge-method", "zero_shot", *words[:-1], *dead], leave=codes.append)
+    assert codes[-1] == 5
+    assert "judge.base_url" in capsys.readouterr().err
     result = json.loads((tmp_path / "runs/t/result.json").read_text())
     predicted = [
         json.loads(line) for line in (tmp_path / "runs/t/predictions/zero_shot.jsonl").read_text().splitlines()

@@ -141,6 +141,8 @@ def report_command(
 
     if form and form not in FORMATS:
         raise ConfigError(f"--format: {form!r} is not one of {', '.join(FORMATS)}.")
+    if form and out:
+        raise ConfigError("--out: a table goes to stdout. Leave --format out for a page, or write: > FILE.")
     words = arguments or []
     if not words or "=" in words[0] or words[0].endswith((".yaml", ".yml")) or Path(words[0]).is_file():
         folders = [do(arguments, "report").folder]

@@ -21,7 +21,7 @@ from cotdistill import progress
 from cotdistill.backends import Backend, open_backend
 from cotdistill.budget import Price
 from cotdistill.config import Config, TeacherConfig
-from cotdistill.errors import BudgetReached, ConfigError
+from cotdistill.errors import BackendError, BudgetReached, ConfigError
 from cotdistill.generate import ask, first_params, make_job, read
 from cotdistill.methods import METHODS, Method
 from cotdistill.pipeline import run
@@ -116,7 +116,11 @@ def judge_run(config: Config, n: int, name: str = "") -> list[Judged]:
     with open_run(config) as this:
         backend = open_backend(judge, config.limits, this.budget, price)
         chosen = sample(predictions, n)
-        judged = list(ask_judge(chosen, backend, this.store, judge.max_tokens, config.limits.reached == "go_on"))
+        try:
+            judged = list(ask_judge(chosen, backend, this.store, judge.max_tokens, config.limits.reached == "go_on"))
+        except (BackendError, ConfigError) as error:  # a backend speaks of the section that most are of
+            kind = ConfigError if isinstance(error, ConfigError) else BackendError
+            raise kind(str(error).replace("teacher.", "judge.")) from None
         progress.say(f"judge: this run has spent {this.budget}")
         write_jsonl(this.folder / "judged.jsonl", ({"method": name, **to_json(one)} for one in judged))
     return judged
