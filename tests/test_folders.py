@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -21,11 +21,12 @@ from cotdistill.methods import METHODS
 from cotdistill.pipeline import run
 from cotdistill.records import Generation, Question, Score, to_json
 from cotdistill.reports.folders import read_page
+from cotdistill.reports.inspector import TEACHER, training_rows
 from cotdistill.reports.inspector import test_rows as rows_of
 from cotdistill.reports.report import MOST_BYTES, write_report
 from cotdistill.results.compare import Comparison, Summary
 from cotdistill.results.costs import Costs
-from cotdistill.results.mistakes import mistakes_of
+from cotdistill.results.mistakes import Mistake, mistakes_of
 from cotdistill.runs import write_json
 from test_report import make_page
 
@@ -72,6 +73,18 @@ def command(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, 
 
 def content(folder: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_each_of_several_teachers_has_its_own_mistakes(folder: Path) -> None:
+    """Their samples have the same indices."""
+    page = read_page(folder)
+    question, rationales = page.rationales[0]
+    (g, s, fate), *_ = rationales
+    twice = [(replace(g, teacher=name), s, fate) for name in ("a", "b")]
+    found = {(question.id, 0): (Mistake("other", "of a"),), (question.id, 1): (Mistake("form", "of b"),)}
+    (row,) = training_rows(replace(page, rationales=[(question, twice)], mistakes={TEACHER: found}))
+    assert [answer.mistakes[0].evidence for answer in row.answers] == ["of a", "of b"]
+    assert len(page.mistakes[TEACHER]) == sum(len(of_question) for _, of_question in page.rationales)
 
 
 def test_what_became_of_each_rationale_adds_up_to_the_ledger(folder: Path) -> None:

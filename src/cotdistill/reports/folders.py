@@ -136,11 +136,11 @@ def asked(setup: Setup | None, written: Mapping[str, Question], notes: list[str]
 def mistakes_of_teacher(
     setup: Setup, rationales: Sequence[tuple[Question, Sequence[Rationale]]]
 ) -> dict[tuple[str, int], tuple[Mistake, ...]]:
-    """What the rules find in rationales, by question id and sample."""
+    """What the rules find in rationales, by question id and place: several teachers have the same sample indices."""
     return {
-        (q.id, g.index): mistakes_of(g, q, s, setup.teacher_method, setup.answer_type, setup.task.answer_type)
+        (q.id, place): mistakes_of(g, q, s, setup.teacher_method, setup.answer_type, setup.task.answer_type)
         for q, of_question in rationales
-        for g, s, _ in of_question
+        for place, (g, s, _) in enumerate(of_question)
     }
 
 

@@ -90,8 +90,8 @@ def training_rows(page: Page) -> list[Row]:
         Row(
             question,
             [
-                Answer(TEACHER, s.category, g, s, fate, mistakes.get((g.question_id, g.index), ()))
-                for g, s, fate in rationales
+                Answer(TEACHER, s.category, g, s, fate, mistakes.get((g.question_id, place), ()))
+                for place, (g, s, fate) in enumerate(rationales)
             ],
         )
         for question, rationales in page.rationales
