@@ -1,7 +1,7 @@
 """A sweep's results beside the paper's, as Markdown: python experiments/table.py runs/recorded_175b.sweep.json
 
-The paper's rows are in the package's sweeps/paper.csv; figures.py beside it says where they are from. Ours have 95% Wilson
-intervals; of several seeds, each has a row.
+The paper's rows are in the package's sweeps/paper.csv; figures.py beside it says where they are from. Ours have 95%
+Wilson intervals; of several seeds, each has a row.
 """
 
 from __future__ import annotations
