@@ -161,7 +161,13 @@ def killed_runs(tmp_path: Path, teacher: dict[str, Any], rounds: int, kills: int
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for orphans in /proc")
-@pytest.mark.parametrize("teacher", [TEACHERS["two prompts"], TEACHERS["until right"]], ids=["two prompts", "until"])
+@pytest.mark.parametrize(
+    "teacher",
+    [
+        pytest.param(TEACHERS["two prompts"], id="two prompts"),
+        pytest.param(TEACHERS["until right"], id="until", marks=pytest.mark.slow),
+    ],
+)
 def test_f1_killed_at_any_moment_it_ends_the_same(tmp_path: Path, teacher: dict[str, Any]) -> None:
     killed_runs(tmp_path, teacher, rounds=1, kills=5)
 

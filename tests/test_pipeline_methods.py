@@ -137,7 +137,7 @@ def test_styles_of_asking_a_teacher(student: Path, tmp_path: Path, style: str, c
 
 
 @pytest.mark.parametrize(
-    "form", ["chat", *(pytest.param(form, marks=pytest.mark.slow) for form in ("natural", "paper_gpt3"))]
+    "form", [pytest.param(form, marks=pytest.mark.slow) for form in ("chat", "natural", "paper_gpt3")]
 )
 def test_forms_reach_training_and_testing(tmp_path: Path, form: str) -> None:
     student = tiny_model(tmp_path / "tiny", positions=8192, chat=True)
