@@ -146,6 +146,9 @@ def report_command(
     words = arguments or []
     if not words or "=" in words[0] or words[0].endswith((".yaml", ".yml")) or Path(words[0]).is_file():
         folders = [do(arguments, "report").folder]
+        if not (form or out):  # the run has written it
+            typer.echo(folders[0] / "report.html")
+            return
     else:
         folders = [Path(word) for word in words]
     if form:

@@ -35,11 +35,21 @@ from cotdistill.tasks.splits import draw
 from cotdistill.workers import cores, mapped
 
 # In the order in which they are tried: a generation counts under the first that holds.
-DROPPED = (
-    *("wrong", "no_answer", "truncated", "empty", "loop", "not_listed", "leaked"),  # of itself
-    *("duplicate", "over_per_question"),  # beside the others of its question, those of `prefer` first
-    "over_total",
-)
+REASONS = {
+    # Of itself.
+    "wrong": "its answer is not the known one",
+    "no_answer": "no answer could be read in the form that was asked for",
+    "truncated": "cut at the limit of tokens",
+    "empty": "an answer without a rationale",
+    "loop": "it says one thing over and over",
+    "not_listed": "its question is not listed in curate.only",
+    "leaked": "its question is a test question too",
+    # Beside the others of its question, those of `prefer` first.
+    "duplicate": "it repeats another of its question",
+    "over_per_question": "more than curate.per_question",
+    "over_total": "not drawn for curate.total",
+}
+DROPPED = tuple(REASONS)
 FEW = 4  # chunks, some thousands of generations: fewer are not worth the start of a process
 SHOWN = 5
 

@@ -17,6 +17,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from cotdistill import records
 from cotdistill.backends import open_backend
 from cotdistill.completions import Pool
 from cotdistill.config import Config
@@ -89,7 +90,7 @@ class Evidence:
         """The entries of result.json, by label."""
         try:
             listed = read_json(self.folder / RESULT)["results"]
-            return {r["method"] if r["seed"] is None else f"{r['method']}-{r['seed']}": r for r in listed}
+            return {records.label(r["method"], r["seed"]): r for r in listed}
         except (LookupError, TypeError) as error:
             raise DataError(f"result.json: not a list of results ({error!r})") from None
 

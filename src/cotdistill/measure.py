@@ -71,7 +71,7 @@ def cost(this: Run) -> Costs:
             label(method, seed): trained_facts(this.students[label(method, seed)])["seconds"]
             for method, seed in students(this)
         },
-        {label(this.methods[result.method], result.seed): result for result in this.results},
+        {result.label: result for result in this.results},
         this.answer_seconds,
         this.config.evaluate.usd_per_hour,
         this.budget.spent.usd if prices and None not in prices.values() else None,
@@ -83,8 +83,7 @@ def warnings(this: Run) -> Iterator[str]:
     task, config = this.task, this.config
     yield from task.notes
     for result in this.results:
-        name = label(this.methods[result.method], result.seed)
-        yield from (f"{name}: {warning}" for warning in result.warnings)
+        yield from (f"{result.label}: {warning}" for warning in result.warnings)
     yield from review.not_above_baseline(this.summaries, *baselines(task))
     if students(this):
         yield from review.seen_in_training(without_leaked(task.train, task.test, config.curate), task.test)

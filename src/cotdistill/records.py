@@ -121,6 +121,11 @@ class AtK:
     high: float
 
 
+def label(method: str, seed: int | None) -> str:
+    """What names a method's files and rows: fine_tune_cot-0, or zero_shot where nothing was trained."""
+    return method if seed is None else f"{method}-{seed}"
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """The accuracy of one method and seed over a set of questions.
@@ -144,6 +149,10 @@ class Result:
     warnings: tuple[str, ...] = ()
     epochs: tuple[float, ...] = ()
     at_k: tuple[AtK, ...] = ()
+
+    @property
+    def label(self) -> str:
+        return label(self.method, self.seed)
 
 
 Record = TypeVar("Record", Generation, Pair, Question)

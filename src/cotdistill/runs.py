@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from cotdistill import answers
+from cotdistill import answers, records
 from cotdistill.answers import AnswerType
 from cotdistill.budget import Budget
 from cotdistill.config import Config, load_config
@@ -156,6 +156,18 @@ def open_run(config: Config) -> Iterator[Run]:
         lock.release()
 
 
+def saved_config(folder: Path) -> Config:
+    """The config of the run in a folder. Raises `DataError` where there is no run."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        others = sorted(p.parent.name for p in folder.glob("*/config.yaml"))
+        has = (
+            f"It has runs: {', '.join(others[:5])}." if others else "Name the folder of a run, such as runs/quickstart."
+        )
+        raise DataError(f"{folder}: no run is here: it has no config.yaml.\n{has}")
+    return load_config(path)
+
+
 @contextmanager
 def saved_run(folder: Path, store: Path | None = None) -> Iterator[Run]:
     """A run as its folder has it, to be read; the folder may have been moved, and the base model be elsewhere.
@@ -163,10 +175,7 @@ def saved_run(folder: Path, store: Path | None = None) -> Iterator[Run]:
     Where a student was trained, it stands in for the base model: it is of the same kind. `store` is only read;
     none: an empty one. Raises `DataError` where there is no such run, and what `load_task` raises.
     """
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise DataError(f"{folder}: there is no config.yaml, so this is no run.\nName the folder of a run.")
-    config = load_config(path)
+    config = saved_config(folder)
     here: dict[str, object] = {"runs": folder.absolute().parent, "name": folder.absolute().name}
     trained = next((mark.parent for mark in sorted(folder.absolute().glob(f"student/*/{COMPLETE}"))), None)
     if trained is not None and config.student.model != EMBEDDED:
@@ -183,8 +192,8 @@ def students(this: Run) -> list[tuple[Method, int]]:
 
 
 def label(method: Method, seed: int | None) -> str:
-    """What names a method's files: fine_tune_cot-0, or zero_shot where nothing was trained."""
-    return method.name if seed is None else f"{method.name}-{seed}"
+    """As `records.label`."""
+    return records.label(method.name, seed)
 
 
 def measured_folder(student: Path, epochs: Sequence[float]) -> Path:
@@ -193,15 +202,19 @@ def measured_folder(student: Path, epochs: Sequence[float]) -> Path:
     return student / str(names[max(range(len(epochs)), key=epochs.__getitem__)]) if names else student
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of a run. Raises `DataError` where there is none."""
+def read_json(path: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
+    """The object in a JSON file of a run, which has these keys. Raises `DataError` where it is not so."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_bytes())
+        why = "" if isinstance(value, dict) else "no object: a JSON object was expected"
+        why = why or next((f"no {key!r}" for key in keys if key not in value), "")
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: it cannot be read as JSON ({error}).") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: a JSON object was expected.")
-    return value
+        why = f"it cannot be read as JSON: {error}"
+    if why:
+        raise DataError(
+            f"{path}: not as a run leaves it ({why}).\nDo the run again: what was bought and trained is kept."
+        )
+    return value  # type: ignore[no-any-return] # JSON
 
 
 def write_json(path: Path, value: object) -> None:

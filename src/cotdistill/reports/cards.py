@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from cotdistill.checksums import CARD
 from cotdistill.config import TeacherConfig
+from cotdistill.curate import REASONS
 from cotdistill.errors import DataError
 from cotdistill.methods import HUMAN, METHODS, Method
 from cotdistill.models import EMBEDDED, sha256
@@ -28,19 +29,6 @@ PAPER = "Fine-tune-CoT, <https://arxiv.org/abs/2212.10071>"
 PLACE = Question("", "{question}", "{answer}")
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 TAGS = ["cotdistill", "chain-of-thought", "reasoning", "distillation", "synthetic"]
-REASONS = {
-    "failed": "no text came, or none could be read",
-    "wrong": "the answer is not the known one",
-    "no_answer": "no answer in the form that was asked for",
-    "truncated": "cut at the limit of tokens",
-    "empty": "an answer without a rationale",
-    "loop": "it says one thing over and over",
-    "not_listed": "its question is not in the file of `curate.only`",
-    "leaked": "its question is a test question too",
-    "duplicate": "it repeats another of its question",
-    "over_per_question": "its question had enough",
-    "over_total": "not drawn for `curate.total`",
-}
 # Settings of a teacher that say nothing of its texts, or only hold on one machine.
 NOT_SHOWN = {"api_key", "base_url", "store", "price", "batch_size", "mode", "name", "model", "system"}
 
@@ -154,8 +142,9 @@ def ledger_of(this: Run) -> dict[str, Any]:
 
 def filters(ledger: Mapping[str, Any]) -> str:
     counts = {"failed": ledger["failed"], **ledger["dropped"]}
+    reasons = {"failed": "no text came, or none could be read", **REASONS}
     rows = [("asked", f"{ledger['asked']:,}", "")]
-    rows += [(f"- {name}", f"{n:,}", REASONS.get(name, "")) for name, n in counts.items()]
+    rows += [(f"- {name}", f"{n:,}", reasons.get(name, "")) for name, n in counts.items()]
     return table(("", "texts", ""), [*rows, ("**= kept**", f"{ledger['kept']:,}", "")])
 
 
@@ -311,11 +300,7 @@ def limits(this: Run) -> Iterator[str]:
             shared = ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in overlap.items())
             yield f"- Training questions that share text with test questions: {shared}."
     yield from (f"- {plain(note)}" for note in this.task.notes)
-    yield from (f"- {label_of(r)}: {plain(w)}" for r in this.results for w in r.warnings)
-
-
-def label_of(result: Result) -> str:
-    return f"`{result.method}`" if result.seed is None else f"`{result.method}-{result.seed}`"
+    yield from (f"- `{r.label}`: {plain(w)}" for r in this.results for w in r.warnings)
 
 
 def _section(title: str, *parts: str) -> Iterator[str]:

@@ -24,10 +24,6 @@ WIDE = 1000  # of the flow
 Lengths = Sequence[tuple[int, int, int]]  # tokens, how many texts have them, and how many of these were cut or left out
 
 
-def label(result: Result) -> str:
-    return result.method if result.seed is None else f"{result.method}-{result.seed}"
-
-
 def new_axes(height: float) -> Any:
     """Axes of a 5.6-inch wide figure, or None without matplotlib. Not pyplot: that keeps global state."""
     try:
@@ -63,7 +59,7 @@ def accuracy_plot(results: Sequence[Result]) -> Markup | None:
     drawn = [r for r in results if r.n]
     if not drawn or (axes := new_axes(0.7 + 0.36 * len(drawn))) is None:
         return None
-    names = [visible(label(r)) for r in drawn]
+    names = [visible(r.label) for r in drawn]
     spread = [[max(0, r.accuracy - r.low) * 100 for r in drawn], [max(0, r.high - r.accuracy) * 100 for r in drawn]]
     widths = [100 * r.accuracy for r in drawn]
     axes.barh(range(len(drawn)), widths, xerr=spread, height=0.5, color=BAR, ecolor=INK, capsize=3)

@@ -5,7 +5,6 @@ write_report(read_page(Path("runs/quickstart")), Path("report.html"))
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -18,21 +17,20 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from cotdistill.chunks import generations_of, spans
-from cotdistill.config import Config, load_config
+from cotdistill.config import Config
 from cotdistill.curate import Job, make_job
 from cotdistill.errors import CotdistillError, DataError
 from cotdistill.filters import leaked
 from cotdistill.methods import METHODS, methods
 from cotdistill.models import COMPLETE, is_seq2seq
 from cotdistill.records import Generation, Pair, Question, Result, Score, from_line, iter_json_lines
-from cotdistill.reports.charts import label
 from cotdistill.reports.inspector import TEACHER
 from cotdistill.reports.report import Page, Rationale
 from cotdistill.results import compare
 from cotdistill.results.compare import Comparison, Summary
 from cotdistill.results.costs import Costs
 from cotdistill.results.mistakes import KINDS, MEASURED, MEASURED_ON, Mistake, mistakes_of
-from cotdistill.runs import Setup
+from cotdistill.runs import Setup, read_json, saved_config
 from cotdistill.tasks import load_task
 
 MOST_TRAINING = 1500  # training questions that a page is made of: it seldom holds more
@@ -54,20 +52,20 @@ def read_page(folder: Path, setup: Setup | None = None, only: str = "") -> Page:
     """
     config, setup, notes = (setup.config, setup, list(setup.task.notes)) if setup else read_setup(folder)
     path = folder / "result.json"
-    found = read_json(path)
+    found = read_file(path)
     results = as_records(list[Result], found.get("results", []), path)
     there = sorted(path.stem for path in (folder / "predictions").glob("*.jsonl"))
-    names = [label(r) for r in results] or there
+    names = [r.label for r in results] or there
     notes += [f"predictions/{n}.jsonl is not there: what it wrote is not shown." for n in names if n not in there]
     predictions, mistakes, written = read_predictions(folder, [name for name in names if name in there])
     summaries, comparisons = compared(found, rights_of(results, predictions), path)
     questions = asked(setup, written, notes)
     taught = any(METHODS[name].learns_rationale for name in config.evaluate.methods)
-    ledger = read_json(folder / "ledger.json", OF_LEDGER) if taught or not results else {}
+    ledger = read_file(folder / "ledger.json", OF_LEDGER) if taught or not results else {}
     lengths, n_asked, rationales = read_rationales(folder, setup, only) if ledger and setup else ([], 0, [])
     if setup and mistakes and rationales:
         mistakes[TEACHER] = mistakes_of_teacher(setup, rationales)
-    trained = {n: facts for n in names if (facts := read_json(folder / "student" / n / COMPLETE, OF_STUDENT))}
+    trained = {n: facts for n in names if (facts := read_file(folder / "student" / n / COMPLETE, OF_STUDENT))}
     return Page(
         name=config.name,
         task=setup.task.name if setup else config.task.name,
@@ -80,7 +78,7 @@ def read_page(folder: Path, setup: Setup | None = None, only: str = "") -> Page:
         ledger=ledger,
         questions=questions,
         predictions=predictions,
-        manifest=read_json(folder / "manifest.json"),
+        manifest=read_file(folder / "manifest.json"),
         pairs=[pair for _, pair in islice(read_pairs(folder), SHOWN_PAIRS)] if ledger else [],
         warnings=[*notes, *(warning for warning in found.get("warnings", []) if warning not in notes)],
         dev_losses={name: facts["dev_losses"] for name, facts in trained.items()},
@@ -115,13 +113,12 @@ def compared(found: Mapping[str, Any], rights: compare.BySeed, path: Path) -> tu
 
 def rights_of(results: Sequence[Result], predictions: Predictions) -> dict[tuple[str, int | None], dict[str, bool]]:
     """Which questions each method and seed has right; those that it has not answered, for an error, are left out."""
-    found = {}
-    for r in results:
-        if label(r) in predictions:
-            # Backwards: of several samples the first is the method's answer.
-            answered = [s for s in reversed(predictions[label(r)][1]) if s.category != "error"]
-            found[r.method, r.seed] = {s.question_id: s.correct for s in answered}
-    return found
+    # Backwards: of several samples the first is the method's answer.
+    return {
+        (r.method, r.seed): compare.rights([*reversed(predictions[r.label][1])])
+        for r in results
+        if r.label in predictions
+    }
 
 
 def asked(setup: Setup | None, written: Mapping[str, Question], notes: list[str]) -> Sequence[Question]:
@@ -162,14 +159,7 @@ def method_of(name: str) -> str:
 
 def read_setup(folder: Path) -> tuple[Config, Setup | None, list[str]]:
     """The config of the run in a folder, its setup where its task can be read, and notes on that."""
-    path = folder / "config.yaml"
-    if not path.is_file():
-        others = sorted(p.parent.name for p in folder.glob("*/config.yaml"))
-        has = (
-            f"It has runs: {', '.join(others[:5])}." if others else "Name the folder of a run, such as runs/quickstart."
-        )
-        raise DataError(f"{folder}: no run is here: it has no config.yaml.\n{has}")
-    config = load_config(path)
+    config = saved_config(folder)
     try:
         setup = Setup(config, load_task(config.task))
         _ = setup.methods, setup.teacher_method
@@ -180,21 +170,9 @@ def read_setup(folder: Path) -> tuple[Config, Setup | None, list[str]]:
     return config, setup, list(setup.task.notes)
 
 
-def read_json(path: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
-    """The object in a file, which has these keys; empty where there is no file."""
-    try:
-        value = json.loads(path.read_bytes())
-        if not isinstance(value, dict):
-            raise ValueError("no object")
-        if missing := [key for key in keys if key not in value]:
-            raise ValueError(f"no {missing[0]!r}")
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path}: not as a run leaves it ({error}).\nDo the run again: what was bought and trained is kept."
-        ) from None
-    return value
+def read_file(path: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
+    """As `read_json`; empty where there is no file."""
+    return read_json(path, keys) if path.exists() else {}
 
 
 def as_records(kind: type[Record], value: Any, path: Path) -> Record:

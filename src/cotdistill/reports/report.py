@@ -24,10 +24,11 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from cotdistill.answers import AnswerType
+from cotdistill.curate import REASONS
 from cotdistill.methods import Method
 from cotdistill.records import CATEGORIES, Generation, Pair, Question, Result, Score, write_atomic
 from cotdistill.reports import charts, inspector
-from cotdistill.reports.charts import Lengths, label
+from cotdistill.reports.charts import Lengths
 from cotdistill.reports.inspector import Row, fit, test_rows, training_rows, within
 from cotdistill.reports.showing import percent, visible
 from cotdistill.results.compare import Comparison, Summary
@@ -50,16 +51,7 @@ KIND_NAMES = {
 }
 FATES = {
     "kept": "kept as a training example",
-    "wrong": "dropped: its answer is wrong",
-    "no_answer": "dropped: no answer could be read",
-    "truncated": "dropped: cut off at the token limit",
-    "empty": "dropped: an answer without a rationale",
-    "loop": "dropped: it says one thing over and over",
-    "not_listed": "dropped: its question is not listed in curate.only",
-    "leaked": "dropped: its question is a test question too",
-    "duplicate": "dropped: it repeats another of its question",
-    "over_per_question": "dropped: more than curate.per_question",
-    "over_total": "dropped: not drawn for curate.total",
+    **{reason: f"dropped: {why}" for reason, why in REASONS.items()},
     "left_out": "not among the training pairs",
     "failed": "the request failed",
 }
@@ -145,7 +137,7 @@ def make_environment() -> jinja2.Environment:
         loader=jinja2.FunctionLoader(read),
     )
     environment.filters |= {"visible": visible, "percent": percent, "csp_hash": csp_hash, "marked": inspector.marked}
-    environment.globals |= {"label": label, "categories": CATEGORIES, "kinds": KIND_NAMES, "fates": FATES}
+    environment.globals |= {"categories": CATEGORIES, "kinds": KIND_NAMES, "fates": FATES}
     # Ours, and no template: not escaped.
     environment.globals |= {name: Markup(read(f"report.{name}")) for name in ("css", "js")}  # noqa: S704
     return environment
@@ -179,7 +171,7 @@ def around_questions(page: Page, tests: Sequence[Row]) -> dict[str, Any]:
 def all_warnings(page: Page) -> list[str]:
     """Of the page, and of the results, each once."""
     said = list(dict.fromkeys(page.warnings))
-    of_results = [(label(r), warning) for r in page.results for warning in r.warnings]
+    of_results = [(r.label, warning) for r in page.results for warning in r.warnings]
     return said + [f"{name}: {w}" for name, w in of_results if w not in said and f"{name}: {w}" not in said]
 
 
