@@ -323,6 +323,13 @@ def test_a_page_that_is_written_again_is_right_and_nothing_else(copy: Path) -> N
 
 
 @pytest.mark.slow
+def test_a_damaged_list_is_not_made_right_by_a_page(copy: Path) -> None:
+    (copy / SUMS).write_text((copy / SUMS).read_text().replace("result.json", "result.jsom"))
+    assert call("report", str(copy)) == 0
+    assert SUMS in by_state(verify(copy), "BAD")
+
+
+@pytest.mark.slow
 def test_running_again_does_not_make_a_damaged_student_right(copy: Path) -> None:
     tokenizer = copy / "student/fine_tune-0/tokenizer.json"
     sums, _ = read_sums(copy)

@@ -30,7 +30,7 @@ from cotdistill.records import CATEGORIES, Generation, Pair, Question, Result, S
 from cotdistill.reports import charts, inspector
 from cotdistill.reports.charts import Lengths
 from cotdistill.reports.inspector import Row, fit, test_rows, training_rows, within
-from cotdistill.reports.showing import percent, visible
+from cotdistill.reports.showing import make_environment, percent, visible
 from cotdistill.results.compare import Comparison, Summary
 from cotdistill.results.costs import Costs
 from cotdistill.results.mistakes import KINDS, Mistake
@@ -105,7 +105,7 @@ class Page:
 
 def write_report(page: Page, path: Path) -> None:
     """Write the page, atomically; the same page gives the same bytes."""
-    environment = make_environment()
+    environment = report_environment()
     draw = environment.get_template("report_questions.html.j2").module
     tests, training = test_rows(page), training_rows(page)
     shell = environment.get_template("report.html.j2")
@@ -124,19 +124,12 @@ def write_report(page: Page, path: Path) -> None:
 
 
 @cache
-def make_environment() -> jinja2.Environment:
+def report_environment() -> jinja2.Environment:
     def read(name: str) -> str:
         return resources.files("cotdistill.reports").joinpath(name).read_text(encoding="utf-8")
 
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=visible,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(read),
-    )
-    environment.filters |= {"visible": visible, "percent": percent, "csp_hash": csp_hash, "marked": inspector.marked}
+    environment = make_environment(jinja2.FunctionLoader(read))
+    environment.filters |= {"csp_hash": csp_hash, "marked": inspector.marked}
     environment.globals |= {"categories": CATEGORIES, "kinds": KIND_NAMES, "fates": FATES}
     # Ours, and no template: not escaped.
     environment.globals |= {name: Markup(read(f"report.{name}")) for name in ("css", "js")}  # noqa: S704

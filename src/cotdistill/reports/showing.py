@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import jinja2
 from markupsafe import Markup
 
 # C0 but \t and \n, C1, direction marks and overrides, line separators, BOM, tag characters, and lone
@@ -22,6 +23,20 @@ def visible(value: Any) -> Any:
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     return HIDDEN.sub(lambda match: f"[U+{ord(match[0]):04X}]", value)
+
+
+def make_environment(loader: jinja2.BaseLoader) -> jinja2.Environment:
+    """For templates of pages: every value goes through `visible`, and is then escaped."""
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=loader,
+    )
+    environment.filters |= {"visible": visible, "percent": percent}
+    return environment
 
 
 def percent(fraction: float) -> str:

@@ -6,7 +6,6 @@ write_pages(summary, runs / "d_scaling.sweep")
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from rich.text import Text
 
 from cotdistill.records import CATEGORIES, write_atomic
 from cotdistill.reports.csv_files import Cell, write_csv
-from cotdistill.reports.showing import percent, visible
+from cotdistill.reports.showing import make_environment, percent, visible
 from cotdistill.sweeps.curves import ASSUMPTIONS, Curve
 from cotdistill.sweeps.figures import figures
 from cotdistill.sweeps.points import points
@@ -30,14 +29,11 @@ def write_pages(summary: Mapping[str, Any], stem: Path) -> None:
     """`stem`.html and `stem`.csv."""
     header, rows = table_of(summary)
     write_csv(Path(f"{stem}.csv"), header, rows)
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, finalize=visible, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": percent, "amount": amount}
-    template = resources.files("cotdistill.sweeps").joinpath("sweep.html.j2").read_text(encoding="utf-8")
+    environment = make_environment(jinja2.PackageLoader("cotdistill.sweeps", ""))
+    environment.filters |= {"amount": amount}
     runs = summary["runs"]
     curves = [Curve(**curve) for curve in summary["curves"]]
-    html = environment.from_string(template).render(
+    html = environment.get_template("sweep.html.j2").render(
         name=summary["sweep"],
         settings=settings_of(runs),
         good=[run for run in runs if "error" not in run],
