@@ -49,7 +49,7 @@ $(READY): requirements.lock pyproject.toml
 lock:
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet torch==2.13.0
-	$(VENV)-lock/bin/python -m pip install --quiet '.[train,math,report,tasks,dev]'
+	$(VENV)-lock/bin/python -m pip install --quiet '.[train,math,report,tasks,ray,s3,serve,docs,dev]'
 	$(VENV)-lock/bin/python -m pip freeze --exclude cotdistill | sed "s/+cpu$$//" > requirements.lock
 	rm -rf $(VENV)-lock
 
