@@ -13,7 +13,15 @@ def result(method: str, right: int, n: int = 100, seed: int | None = 0, **more: 
     low, high = wilson(right, n)
     counts = dict.fromkeys(CATEGORIES, 0) | {"correct": right, "wrong": n - right}
     accuracy = {"accuracy": right / n if n else 0.0, "low": low, "high": high, "n": n}
-    return {"method": method, "seed": seed, **accuracy, "categories": counts, "seconds": 1.5, "warnings": [], **more}
+    made: dict[str, Any] = {
+        "method": method,
+        "seed": seed,
+        **accuracy,
+        "categories": counts,
+        "seconds": 1.5,
+        "warnings": [],
+    }
+    return made | {"rights": "1" * right + "0" * (n - right)} | more
 
 
 def made_run(name: str, settings: dict[str, Any], results: Sequence[dict[str, Any]], **place: Any) -> dict[str, Any]:

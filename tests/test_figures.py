@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from cotdistill.results.compare import Rights, summaries
 from cotdistill.sweeps.curves import fitted
 from cotdistill.sweeps.figures import Figure, figures, paper, short
 from cotdistill.sweeps.page import write_pages
@@ -89,8 +90,20 @@ def test_an_interval_over_seeds_is_wider_than_either_alone() -> None:
     mean, low, high = over_seeds([point, other])
     assert mean == 0.4
     same = over_seeds([point, point])
-    assert same == pytest.approx((point.accuracy, point.low, point.high))  # seeds alike: the questions are all there is
+    # Seeds alike: the questions are all there is.
+    assert same == pytest.approx((point.accuracy, point.low, point.high), abs=0.003)
     assert 0 <= low < same[1] < same[2] < high <= 1
+
+
+def test_the_interval_over_seeds_is_of_the_questions_that_all_answered() -> None:
+    (point,) = points([made_run("a", {}, [result("fine_tune_cot", 2, 4)])])
+    seeds = [replace(point, rights=rights) for rights in ("11-0", "0110")]
+    answered: list[Rights] = [
+        {q: mark == "1" for q, mark in zip("abcd", seed.rights, strict=True) if mark != "-"} for seed in seeds
+    ]
+    (summary,) = summaries({("fine_tune_cot", i): rights for i, rights in enumerate(answered)})
+    assert over_seeds(seeds) == (summary.mean, summary.low, summary.high)
+    assert over_seeds([replace(seed, rights="----") for seed in seeds])[1:] == (0, 1)
 
 
 def test_the_papers_numbers_stand_beside_ours_where_it_has_them() -> None:

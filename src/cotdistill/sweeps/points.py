@@ -8,14 +8,15 @@ that does not move along that axis; the seeds of one place on it are merged.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from cotdistill.methods import METHODS
-from cotdistill.stats import wilson
+from cotdistill.stats import seeds_interval
 
 TEACHER = ("teacher", "teachers", "teacher.model", "teacher.name", "teacher.store", "teacher.backend", "teacher.style")
 STUDENT = ("student", "student.model")
@@ -63,7 +64,10 @@ AXES = {
 
 @dataclass(frozen=True)
 class Point:
-    """The accuracy of one method and seed in one run: `right` of `n`, with the 95% interval of `n`; fractions."""
+    """The accuracy of one method and seed in one run: `right` of `n`, with the 95% interval of `n`; fractions.
+
+    `rights` has a character a test question: 1 right, 0 not, - not answered.
+    """
 
     run: str
     task: str
@@ -74,6 +78,7 @@ class Point:
     high: float
     right: int
     n: int
+    rights: str
     settings: Mapping[str, Any]
     place: Mapping[str, Any]
 
@@ -122,6 +127,7 @@ def points(runs: Sequence[Mapping[str, Any]]) -> list[Point]:
             result["high"],
             result["categories"]["correct"],
             result["n"],
+            result["rights"],
             run["settings"],
             run["place"],
         )
@@ -165,17 +171,11 @@ def _spots(some: Sequence[Point], axis: Axis) -> tuple[Spot, ...]:
 
 
 def over_seeds(some: Sequence[Point]) -> tuple[float, float, float]:
-    """Mean accuracy and its 95% interval: Wilson's for one seed; for several, of both questions and seeds.
-
-    Their squares are added (Zou & Donner 2008, https://doi.org/10.1002/sim.3095): Wilson's at the mean, as if all seeds
-    had answered one by one alike, and Student's t for the mean of the seeds. Errs on the wide side.
-    """
+    """Mean accuracy and its 95% interval, on the questions that every seed answered; as `stats.seeds_interval`."""
     if len(some) == 1:
         return some[0].accuracy, some[0].low, some[0].high
-    from scipy.stats import t
-
-    mean = fmean(point.accuracy for point in some)
-    n = min(point.n for point in some)
-    low, high = wilson(round(mean * n), n)
-    seeds = stdev(point.accuracy for point in some) / math.sqrt(len(some)) * float(t.ppf(0.975, len(some) - 1))
-    return mean, max(0.0, mean - math.hypot(mean - low, seeds)), min(1.0, mean + math.hypot(high - mean, seeds))
+    answered = [marks for marks in zip(*(point.rights for point in some), strict=True) if "-" not in marks]
+    if not answered:
+        return fmean(point.accuracy for point in some), 0.0, 1.0
+    mean, _, low, high = seeds_interval(np.array(answered, dtype=float).T)
+    return mean, low, high

@@ -33,8 +33,8 @@ from cotdistill.config_file import read_yaml
 from cotdistill.errors import ConfigError, CotdistillError
 from cotdistill.methods import METHODS
 from cotdistill.pipeline import STAGES, Stage, run
-from cotdistill.records import to_json
-from cotdistill.runs import write_json
+from cotdistill.records import Result, to_json
+from cotdistill.runs import Run, write_json
 from cotdistill.sweeps.board import Board
 from cotdistill.sweeps.curves import fitted
 from cotdistill.sweeps.page import warnings_of, write_pages
@@ -105,8 +105,14 @@ def one_run(run_of: tuple[dict[str, Any], Config], until: Stage, siblings: Seque
         progress.say(traceback.format_exc())
         return entry | {"error": f"{type(error).__name__}: {error}"}
     ledger = this.curated.ledger if this.curated else {}
-    results = [to_json(result) for result in this.results]
+    results = [to_json(result) | {"rights": _rights(this, result)} for result in this.results]
     return entry | {"task": this.task.name, "place": place, "results": results, "ledger": ledger}
+
+
+def _rights(this: Run, result: Result) -> str:
+    """A character a test question, so that seeds of several runs can be put beside each other."""
+    rights = this.rights[result.method, result.seed]
+    return "".join({True: "1", False: "0", None: "-"}[rights.get(question.id)] for question in this.task.test)
 
 
 def say_failures(summary: Mapping[str, Any]) -> None:
