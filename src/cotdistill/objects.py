@@ -150,7 +150,7 @@ class Files:
                     raise missing_extra(package, extra) from None
             raise ConfigError(f"{self.shown}: {error}") from None  # fsspec names the package
         except (ValueError, TypeError, OSError) as error:
-            raise ConfigError(f"{self.shown}: no URL that can be used ({self.hidden(str(error))}).") from None
+            raise ConfigError(f"{self.shown}: cannot be used ({self.hidden(str(error))}).") from None
 
     @contextmanager
     def named(self, name: str) -> Iterator[None]:
@@ -169,7 +169,7 @@ class Files:
 
 def without_secrets(text: str) -> str:
     """A text without the user and password, and the query, of URLs in it."""
-    return re.sub(r"(?<=//)[^/@\s]*@|\?\S*", "", text)
+    return re.sub(r"(://)(?:[^/@\s]*@)?([^\s?]*)(?:\?\S*)?", r"\1\2", text)
 
 
 def sync(path: Path) -> None:

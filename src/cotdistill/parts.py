@@ -88,6 +88,8 @@ class Parts:
         if not shards:
             raise DataError(f"{self.url}: no store of parts there (no parts.json). Check the path.")
         if others := sorted(self.files.names()):
+            if known := self._known():  # another process made it meanwhile
+                return known
             raise DataError(
                 f"{self.url}: holds {others[0]!r} and no parts.json, so it is no store of parts.\nName an empty folder."
             )
