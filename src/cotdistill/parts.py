@@ -150,13 +150,11 @@ class Parts:
                 self.files.put_file(f"{shard:05}/{name}", path)
             if self._manifest(shard) != before:  # another one was faster, and may have taken up ours
                 return 0
-            replaced = small | rest
-            kept = {name for name in live if name not in small}
-            self.files.put(
-                f"{shard:05}/manifest.json",
-                json.dumps({"parts": sorted(kept | {name}), "replaced": sorted(replaced)}, indent=1).encode(),
-            )
-            self.files.remove(f"{shard:05}", replaced)
+            mine = Manifest(frozenset({*live} - small | {name}), frozenset(small | rest))
+            said = {field: sorted(names) for field, names in mine._asdict().items()}
+            self.files.put(f"{shard:05}/manifest.json", json.dumps(said, indent=1).encode())
+            if self._manifest(shard) == mine:  # else another one counts on what it has, which may be among these
+                self.files.remove(f"{shard:05}", mine.replaced)
             return len(small)
 
     def sizes(self, shard: int) -> dict[str, int]:
