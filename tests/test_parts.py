@@ -375,6 +375,7 @@ PLACES = {
     "{tmp}": (DataError, "holds 'broken' and no parts.json, so it is no store of parts"),
     "{tmp}/newer": (DataError, "of version 2, and this cotdistill reads up to 1"),
     "{tmp}/broken": (DataError, "broken/parts.json: not a cotdistill store, or damaged"),
+    "{tmp}/odd": (DataError, "odd/parts.json: not a cotdistill store, or damaged"),
     "{tmp}/other": (DataError, "other/parts.json: not a cotdistill store, or damaged"),
 }
 
@@ -386,6 +387,7 @@ def test_places_that_hold_no_parts(tmp_path: Path, place: str) -> None:
     for name, text in {
         "newer": json.dumps(said | {"version": 2}),
         "broken": "{",
+        "odd": json.dumps(said | {"version": "one"}),
         "other": json.dumps(said | {"shards": 0}),
     }.items():
         write_atomic(tmp_path / name / "parts.json", text)

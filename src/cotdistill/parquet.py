@@ -51,10 +51,15 @@ def record(row: Row, now: float) -> Record:
 def row_of(one: Record) -> Row:
     """Raises `DataError` for one that was damaged before it was written."""
     key, sample, created, model, params, turns, text, reason, prompt_tokens, completion_tokens, served, checksum = one
-    if checksum_of(key, sample, text, reason, prompt_tokens, completion_tokens, served) != checksum:
+    try:
+        sound = checksum_of(key, sample, text, reason, prompt_tokens, completion_tokens, served) == checksum
+        prompt = tuple(json.loads(turns))
+    except (TypeError, AttributeError, ValueError):  # nothing in a column, or no list of turns
+        sound = False
+    if not sound:
         raise DataError(f"the completion of key {key.hex()}, sample {sample}, is damaged: its checksum is another.")
     completion = Completion(text, reason, prompt_tokens, completion_tokens, served=served)  # type: ignore[arg-type]
-    return Row(pool_of(model, params), key, tuple(json.loads(turns)), sample, completion, created)
+    return Row(pool_of(model, params), key, prompt, sample, completion, created)
 
 
 def write(file: Path | IO[bytes], records: Iterable[Record], metadata: Mapping[str, str] | None = None) -> None:

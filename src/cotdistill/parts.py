@@ -73,7 +73,7 @@ class Parts:
             return 0
         try:
             said = json.loads(data)
-            version, shards = said["version"], said["shards"]
+            version, shards = int(said["version"]), int(said["shards"])
             if said["format"] != FORMAT or not 1 <= shards <= MOST_SHARDS:
                 raise ValueError(f"format {said['format']!r}, {shards} shards")
         except (ValueError, KeyError, TypeError) as error:
@@ -82,7 +82,7 @@ class Parts:
             raise DataError(
                 f"{self.url}: of version {version}, and this cotdistill reads up to {VERSION}.\nUpgrade cotdistill."
             )
-        return int(shards)
+        return shards
 
     def _make(self, shards: int) -> int:
         if not shards:
