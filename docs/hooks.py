@@ -24,7 +24,7 @@ FROM_ROOT = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md", "cha
 OUTSIDE = re.compile(r"\]\(\.\./([^)#]+)")  # a link from docs/ to another place of the repository
 
 # The Python interface: a module, and what of it is shown.
-PYTHON = {
+PYTHON: dict[str, list[tuple[str, list[str]]]] = {
     "The whole flow": [("pipeline", ["run"]), ("config", ["load_config", "load_quickstart"]), ("runs", ["Run"])],
     "Verb by verb": [
         ("tasks", ["load_task"]),

@@ -22,7 +22,7 @@ DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG
 
 
 def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 def commands(word: str) -> list[list[str]]:
@@ -39,6 +39,8 @@ def commands(word: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("words", commands("cotdistill"), ids=" ".join)
 def test_every_command_parses(words: list[str]) -> None:
+    if words[1].startswith("--"):
+        return  # such as --version: test_docs_commands.py runs it
     group = typer.main.get_command(app)
     context = group.make_context("cotdistill", words[1:2], resilient_parsing=False)
     command = group.get_command(context, words[1])  # type: ignore[attr-defined]
