@@ -50,6 +50,7 @@ COMMANDS: dict[str, Runs | str] = {
     "make check": CHECKS,
     "make slow": CHECKS,
     "make setup": MADE,
+    "make docs": "tests/test_site.py builds it",
     "make dist": INDEX,
     "cotdistill init my.jsonl": Runs("new.yaml", "--out new.yaml", fast=True),
     "cotdistill doctor cotdistill.yaml": Runs("ok  teacher"),
