@@ -127,11 +127,12 @@ def kind(of: dict[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in of["enum"])
     if of.get("type") == "array":
         return f"list of {kind(of['items'])}"
-    if of.get("type") == "object":
-        return f"{kind(of['additionalProperties'])} by name"
+    if isinstance(values := of.get("additionalProperties"), dict):
+        return f"{kind(values)} by name"
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     bounds = [f"{sign} {of[bound]:g}" for bound, sign in signs.items() if bound in of]
-    return ", ".join([{"string": of.get("format", "text")}.get(of["type"], of["type"]), *bounds])
+    of_type = of.get("type", "any")
+    return ", ".join([of.get("format", "text") if of_type == "string" else of_type, *bounds])
 
 
 def _default(of: dict[str, Any]) -> str:

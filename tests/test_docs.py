@@ -23,6 +23,9 @@ DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG
 )
 
 
+GROUP = typer.main.get_command(app)
+
+
 def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
@@ -35,17 +38,16 @@ def commands(word: str) -> list[list[str]]:
         for block in blocks(document.read_text(), "bash")
         for line in block.replace("\\\n", " ").splitlines()
     ]
-    split = [shlex.split(line, comments=True) for line in lines]
-    return [words for words in split if words and words[0] == word]
+    split = dict.fromkeys(tuple(shlex.split(line, comments=True)) for line in lines)
+    return [list(words) for words in split if words and words[0] == word]
 
 
 @pytest.mark.parametrize("words", commands("cotdistill"), ids=" ".join)
 def test_every_command_parses(words: list[str]) -> None:
     if words[1].startswith("--"):
         return  # such as --version: test_docs_commands.py runs it
-    group = typer.main.get_command(app)
-    context = group.make_context("cotdistill", words[1:2], resilient_parsing=False)
-    command = group.get_command(context, words[1])  # type: ignore[attr-defined]
+    context = GROUP.make_context("cotdistill", words[1:2], resilient_parsing=False)
+    command = GROUP.get_command(context, words[1])  # type: ignore[attr-defined]
     assert command is not None, words
     parsed = command.make_context(words[1], words[2:]).params
     overrides = [word for word in parsed.get("arguments") or [] if "=" in word]

@@ -78,6 +78,7 @@ def test_docstrings_are_in_the_reference(site: Path, shown: Any) -> None:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (Debian: apt-get install chromium)")
+@pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="no playwright (pip install playwright)")
 @pytest.mark.parametrize(
     ("page", "scheme"),
     [
