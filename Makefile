@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test slow lm-eval check lint format setup lock clean
+.PHONY: run test slow lm-eval check lint format setup lock dist docs clean
 
 run: setup
 	$(BIN)/cotdistill run
@@ -15,7 +15,7 @@ test: setup
 slow: setup
 	$(BIN)/pytest -m "slow and not gpu"
 
-# lm-eval wants an older release of what the lock holds: it has an environment of its own.
+# lm-eval brings some thirty packages that nothing else needs: it has an environment of its own.
 lm-eval: $(VENV)-lm-eval/.ready
 	$(VENV)-lm-eval/bin/pytest tests/test_export.py
 
@@ -53,5 +53,19 @@ lock:
 	$(VENV)-lock/bin/python -m pip freeze --exclude cotdistill | sed "s/+cpu$$//" > requirements.lock
 	rm -rf $(VENV)-lock
 
+# Wheel and sdist; the wheel is tried in a new environment, with what the index has today and without torch.
+dist: setup
+	rm -rf dist $(VENV)-dist
+	$(BIN)/hatchling build
+	$(PYTHON) -m venv $(VENV)-dist
+	$(VENV)-dist/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	$(VENV)-dist/bin/cotdistill --version
+	$(VENV)-dist/bin/cotdistill curate task.train=8 runs=$(VENV)-dist/runs
+	rm -rf $(VENV)-dist
+
+# The site, in build/site; a broken link is an error.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 clean:
-	rm -rf $(VENV) $(VENV)-lock $(VENV)-lm-eval .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-dist build dist $(VENV)-lock $(VENV)-lm-eval .mypy_cache .pytest_cache .ruff_cache

@@ -178,6 +178,17 @@ class Watched:
         assert [url for url in self.requests if not url.startswith(("file:", "data:"))] == []
 
 
+def grave_faults(watched: Watched) -> dict[str, list[str]]:
+    """What axe-core finds in the tab that is serious or worse: some of the places of each fault."""
+    spec = importlib.util.find_spec("axe_playwright_python")
+    if spec is None or spec.origin is None:
+        watched.close()
+        pytest.skip("no axe-core (pip install axe-playwright-python): faults are not looked for")
+    watched.tab.add_script_tag(path=Path(spec.origin).parent / "axe.min.js")
+    found = watched.tab.evaluate("axe.run({preload: false})")["violations"]  # its own requests are not the page's
+    return {v["id"]: [n["html"][:200] for n in v["nodes"][:3]] for v in found if v["impact"] in ("serious", "critical")}
+
+
 @pytest.fixture
 def page(browser: Browser, report: Path) -> Iterator[Watched]:
     watched = Watched(browser, report, viewport={"width": 1100, "height": 900})
@@ -306,18 +317,7 @@ def test_looks(browser: Browser, report: Path, tmp_path: Path, look: str) -> Non
     if look == "light":
         watched.tab.pdf(path=folder / "report-print.pdf")
     assert (folder / f"report-{look}.png").stat().st_size > 20_000
-    spec = importlib.util.find_spec("axe_playwright_python")
-    if spec is None or spec.origin is None:
-        watched.close()
-        pytest.skip(
-            "no axe-core (pip install axe-playwright-python): the picture is kept, its faults are not looked for"
-        )
-    watched.tab.add_script_tag(path=Path(spec.origin).parent / "axe.min.js")
-    found = watched.tab.evaluate("axe.run()")["violations"]
-    grave = {
-        v["id"]: [n["html"][:200] for n in v["nodes"][:3]] for v in found if v["impact"] in ("serious", "critical")
-    }
-    assert grave == {}
+    assert grave_faults(watched) == {}
     watched.close()
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 import typer.main
 import yaml
 
+from cotdistill import __version__
 from cotdistill.cli import app, main, read_config
 from cotdistill.sweeps.sweep import grid
 
@@ -21,8 +23,11 @@ DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG
 )
 
 
+GROUP = typer.main.get_command(app)
+
+
 def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 def commands(word: str) -> list[list[str]]:
@@ -33,15 +38,16 @@ def commands(word: str) -> list[list[str]]:
         for block in blocks(document.read_text(), "bash")
         for line in block.replace("\\\n", " ").splitlines()
     ]
-    split = [shlex.split(line, comments=True) for line in lines]
-    return [words for words in split if words and words[0] == word]
+    split = dict.fromkeys(tuple(shlex.split(line, comments=True)) for line in lines)
+    return [list(words) for words in split if words and words[0] == word]
 
 
 @pytest.mark.parametrize("words", commands("cotdistill"), ids=" ".join)
 def test_every_command_parses(words: list[str]) -> None:
-    group = typer.main.get_command(app)
-    context = group.make_context("cotdistill", words[1:2], resilient_parsing=False)
-    command = group.get_command(context, words[1])  # type: ignore[attr-defined]
+    if words[1].startswith("--"):
+        return  # such as --version: test_docs_commands.py runs it
+    context = GROUP.make_context("cotdistill", words[1:2], resilient_parsing=False)
+    command = GROUP.get_command(context, words[1])  # type: ignore[attr-defined]
     assert command is not None, words
     parsed = command.make_context(words[1], words[2:]).params
     overrides = [word for word in parsed.get("arguments") or [] if "=" in word]
@@ -115,5 +121,26 @@ def test_the_readme_is_short() -> None:
     assert len(CONTRIBUTING.splitlines()) <= 100
 
 
-def test_the_changelog_knows_the_version() -> None:
-    assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text()
+def test_version_and_changelog() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == __version__
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    entries = re.findall(r"^## (.*)$", changelog, re.MULTILINE)
+    assert entries[0] == "[Unreleased]"
+    released = [re.fullmatch(r"\[(\d+\.\d+\.\d+)\] - \d{4}-\d\d-\d\d", entry) for entry in entries[1:]]
+    assert all(released), entries
+    assert [match[1] for match in released if match][:1] in ([], [__version__])
+    kinds = set(re.findall(r"^### (.*)$", changelog, re.MULTILINE))
+    assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+def test_the_container_is_made_of_files_that_are_let_in_and_runs_without_root() -> None:
+    lines = (ROOT / "Containerfile").read_text().splitlines()
+    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = {name for line in lines if re.match(r"COPY (?!--)", line) for name in line.split()[1:-1]}
+    assert copied == let_in
+    assert all((ROOT / name).exists() for name in copied)
+    users = [line.split()[1] for line in lines if line.startswith("USER ")]
+    assert users[-1:] == ["1000"], "a number, so that a host can see that it is not root"
+    assert 'ENTRYPOINT ["cotdistill"]' in lines
+    assert not re.search(r"^(ARG|ENV).*(KEY|TOKEN|SECRET)", "\n".join(lines), re.MULTILINE)
