@@ -272,6 +272,8 @@ def test_any_number_of_processes_writes_the_same_bytes(
 ) -> None:
     monkeypatch.setattr("cotdistill.chunks.BYTES", 20_000)
     monkeypatch.setattr("cotdistill.chunks.ROWS", 100)
+    if changes:  # each process reads them from a file
+        monkeypatch.setattr("cotdistill.curate.MANY", 0)
     questions, generations = many(300)
     write_jsonl(tmp_path / "generations.jsonl", generations)
     methods = METHODS["zero_shot_cot"], METHODS["fine_tune_cot"]
