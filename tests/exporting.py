@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ def trained(
     model: Path,
     steps: int,
     form: str = "paper",
-    **more: object,
+    more: Mapping[str, object] | None = None,
 ) -> Path:
     """A run whose students know most of their questions by heart: people wrote the rationales, nobody is asked."""
     data = folder / "questions.jsonl"
@@ -47,7 +47,7 @@ def trained(
         "evaluate": {"methods": ["fine_tune_cot"], "max_tokens": 60},
     }
     overrides = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
-    return run(load_quickstart({"runs": str(folder / "runs"), "name": "t", **overrides, **more})).folder
+    return run(load_quickstart({"runs": str(folder / "runs"), "name": "t", **overrides, **(more or {})})).folder
 
 
 def with_merges(name: str, folder: Path) -> Path:

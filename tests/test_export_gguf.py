@@ -13,7 +13,6 @@ import pytest
 from cotdistill.errors import ConfigError, DataError
 from cotdistill.export import export
 from cotdistill.exports import gguf as gguf_file
-from cotdistill.exports.check import Trained
 from exporting import number, trained, with_merges
 from tiny import tiny_family
 
@@ -76,7 +75,10 @@ def other_merges(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def other_eos(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Trained, "end_ids", lambda self: [self.loaded.tokenizer.eos_token_id, 3 + ord("=") - 33])
+    from gguf import GGUFWriter
+
+    add = GGUFWriter.add_eot_token_id
+    monkeypatch.setattr(GGUFWriter, "add_eot_token_id", lambda self, token: add(self, 3 + ord("=") - 33))
 
 
 def other_bos(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,7 @@ def test_a_hub_that_is_not_there(hub: Hub, folder: Path, monkeypatch: pytest.Mon
 @pytest.mark.slow
 def test_the_command(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = tiny_family("llama", tmp_path / "base")
-    folder = trained(tmp_path, number, base, 30, **{"evaluate.methods": ["fine_tune", "fine_tune_cot"]})
+    folder = trained(tmp_path, number, base, 30, more={"evaluate.methods": ["fine_tune", "fine_tune_cot"]})
 
     def export(*words: str) -> tuple[int, str]:
         codes: list[int] = []

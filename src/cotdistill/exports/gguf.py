@@ -13,6 +13,7 @@ import io
 import json
 import shlex
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,8 @@ from cotdistill.exports import llama_cpp
 from cotdistill.exports.check import Trained, greedy
 from cotdistill.exports.hf import chat_template, specials, write_folder
 from cotdistill.exports.job import Job, Made
-from cotdistill.models import import_training
+from cotdistill.methods import Method
+from cotdistill.models import chat_text, encode_turns, import_training
 from cotdistill.progress import say
 from cotdistill.records import Question
 
@@ -183,7 +185,7 @@ def _add_tokenizer(writer: Any, trained: Trained) -> None:
         vocabulary[added["id"]] = (added["content"], CONTROL if added["special"] else USER_DEFINED)
     rows = [vocabulary.get(i, (f"[PAD{i}]", UNUSED)) for i in range(trained.loaded.model.config.vocab_size)]
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in tokens["model"]["merges"]]
-    first, last = specials(tokenizer)
+    first, last = around(tokenizer, method)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(split_of(tokens))
     writer.add_token_list([token for token, _ in rows])
@@ -199,6 +201,14 @@ def _add_tokenizer(writer: Any, trained: Trained) -> None:
         if token is not None:
             getattr(writer, f"add_{name}_token_id")(token)
     writer.add_chat_template(chat_template(tokenizer, method))
+
+
+def around(tokenizer: Any, method: Method) -> tuple[str, str]:
+    """The special tokens that llama.cpp is to put around a prompt: it does so around a chat too, as others do not."""
+    if not method.chat:
+        return specials(tokenizer)
+    begun = tokenizer.bos_token and chat_text(tokenizer, ("a",)).startswith(tokenizer.bos_token)
+    return (tokenizer.bos_token if begun else "", "")
 
 
 def tensors(model: Any) -> Iterator[tuple[str, Any]]:
@@ -228,13 +238,14 @@ def check_file(trained: Trained, file: Path) -> dict[str, Any]:
     _, torch, transformers = import_training()
     where: dict[str, Any] = {"gguf_file": file.name}
     config = trained.loaded.model.config
-    if config.model_type == "qwen3":  # transformers does not read it from the file; llama.cpp does
-        where["head_dim"] = config.head_dim
+    unread = {"qwen3": "head_dim", "gpt2": "vocab_size"}.get(config.model_type)
+    if unread:  # from the file, by transformers; llama.cpp reads it
+        where[unread] = getattr(config, unread)
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # transformers draws a bar of its own here
             tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
             model = transformers.AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where).eval()
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (ValueError, KeyError, TypeError, RuntimeError, struct.error) as error:
         raise DataError(f"{file.name}: transformers cannot read it: {error}") from None
     trained.refuse_other_weights("transformers from GGUF", model)
     ends: dict[str, Any] = {
@@ -262,9 +273,7 @@ def _ends(file: Path) -> list[int]:
     return [int(field.contents()) for field in found if field]
 
 
-def _ids(tokenizer: Any, method: Any, question: Question) -> list[int]:
-    from cotdistill.models import encode_turns
-
+def _ids(tokenizer: Any, method: Method, question: Question) -> list[int]:
     return encode_turns(tokenizer, (method.prompt(question),), method.chat)
 
 
@@ -274,7 +283,7 @@ def modelfile(trained: Trained) -> str:
     messages = [{"role": "user", "content": PLACE}]
     template = chat_template(tokenizer, method)
     text = tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
-    first, last = specials(tokenizer)  # which Ollama adds too
+    first, last = around(tokenizer, method)  # which llama.cpp under Ollama adds
     before, _, after = str(text).removeprefix(first).removesuffix(last).partition(PLACE)
     if '"""' in text or "{{" in before + after:
         raise DataError(f"{trained.student.name}: its prompt has {'{{'} or quotes, which a Modelfile cannot hold.")

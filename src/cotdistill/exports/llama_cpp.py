@@ -7,7 +7,6 @@ with served(Path("student.gguf"), context=2048) as ask:
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -82,7 +81,10 @@ def check(trained: Trained, file: Path) -> dict[str, int]:
 @contextmanager
 def served(file: Path, context: int) -> Iterator[Ask]:
     """llama.cpp with a model of `context` tokens in all; yields a function that posts JSON to a path."""
-    words = [sys.executable, "-c", SERVE, str(file), str(context), str(SLOTS), str(os.cpu_count() or 1)]
+    import torch
+
+    threads = torch.get_num_threads()  # OMP_NUM_THREADS, or the cores
+    words = [sys.executable, "-c", SERVE, str(file), str(context), str(SLOTS), str(threads)]
     with tempfile.TemporaryFile("w+", errors="replace") as log:
         process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=log, stderr=log)
         try:
