@@ -134,7 +134,7 @@ def test_what_is_not_known_goes_to_the_converter_of_llama_cpp(
     converter.write_text("import sys; sys.exit('no such architecture')")
     with pytest.raises(DataError, match=r"wrote no GGUF file \(exit 1\): no such architecture"):
         export(run_folder, "gguf", tmp_path / "out", converter=converter)
-    with pytest.raises(DataError, match="No such file"):
+    with pytest.raises(ConfigError, match="no such file"):
         export(run_folder, "gguf", tmp_path / "out", converter=Path("nowhere.py"))
 
 

@@ -247,7 +247,8 @@ def test_the_template_gives_the_prompt(kind: str, form: str, style: str, tmp_pat
             assert ids == encode_turns(tokenizer, (method.prompt(Question("", text, "")),), chat=False)
     taught = [{"role": "user", "content": "q"}, {"role": "assistant", "content": " r END"}]
     assert tokenizer.apply_chat_template(taught, tokenize=False).endswith(" r END</s>")
-    for refused in ([{"role": "system", "content": "s"}, *taught[:1]], [*taught, taught[0]]):
+    parts = [{"role": "user", "content": [{"type": "text", "text": "q"}]}]
+    for refused in ([{"role": "system", "content": "s"}, *taught[:1]], [*taught, taught[0]], parts):
         with pytest.raises(Exception, match="one user message"):
             tokenizer.apply_chat_template(refused)
 

@@ -55,6 +55,8 @@ def export(
         raise ConfigError(f"--to: no format {form!r}{nearest(form, FORMATS)}")
     if converter and form != "gguf":
         raise ConfigError("--converter is for --to gguf.")
+    if converter and not converter.is_file():
+        raise ConfigError(f"--converter: {converter}: no such file. Name llama.cpp's convert_hf_to_gguf.py.")
     if target and form != "hub":
         raise ConfigError("--push, --dry-run and --public are for --to hub.")
     with saved_run(folder) as this:

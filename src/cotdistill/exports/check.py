@@ -108,7 +108,8 @@ class Trained:
         first that is another text.
         """
         found = {"questions": len(written), "same": 0, "ties": 0, "ended": 0, "to_end": 0}
-        for (question, ids), ours, theirs in zip(self.prompts, self.answers, written, strict=False):
+        asked = self.prompts[: len(self.answers)]
+        for (question, ids), ours, theirs in zip(asked, self.answers, written, strict=True):
             if any(token in self.loaded.eos_ids for token in theirs.tokens):
                 raise DataError(
                     f"{self.student.name}, {what}: the text of {question.id} goes on past its end of sequence, "

@@ -25,9 +25,9 @@ from cotdistill.errors import ConfigError, DataError, missing_extra
 from cotdistill.exports import llama_cpp
 from cotdistill.exports.check import Trained, greedy
 from cotdistill.exports.hf import chat_template, specials, write_folder
-from cotdistill.exports.job import Job, Made
+from cotdistill.exports.job import Job, Made, Student
 from cotdistill.methods import Method
-from cotdistill.models import chat_text, encode_turns, import_training
+from cotdistill.models import chat_text, encode_turns, import_training, load_tokenizer
 from cotdistill.progress import say
 from cotdistill.records import Question
 
@@ -44,6 +44,7 @@ SPLITS = {
     (_WORDS.format(digits=r"\p{N}"), "ByteLevel"): "qwen2",
     (_WORDS.format(digits=r"\p{N}{1,3}"), "ByteLevel"): "llama-bpe",
 }
+UNREAD = {"qwen3": ("head_dim",), "gpt2": ("vocab_size", "n_positions")}  # by transformers; llama.cpp reads them
 CONTROL, USER_DEFINED, NORMAL, UNUSED = 3, 4, 1, 5  # gguf.TokenType
 PLACE = "{question}"
 
@@ -53,10 +54,16 @@ def to_gguf(job: Job) -> Made:
     converter = job.converter or (Path(found) if (found := shutil.which(CONVERTER)) else None)
     commands, checks = [], {}
     job.folder.mkdir(exist_ok=True)
+    ours = {student.name: _is_written_here(student, job, converter) for student in job.students}
     for student in job.students:
         trained = Trained.load(student, job.this)
         file = job.folder / f"{student.name}.gguf"
-        _write(trained, job, file, converter)
+        if ours[student.name]:
+            write_file(trained, file)
+        else:
+            with tempfile.TemporaryDirectory(dir=job.folder, prefix=".hf.") as work:
+                write_folder(trained, job.this, Path(work) / student.name)
+                convert(str(converter), Path(work) / student.name, file)
         checks[student.name] = check_file(trained, file)
         (job.folder / f"Modelfile.{student.name}").write_text(modelfile(trained), encoding="utf-8")
         out = job.out.absolute()
@@ -67,32 +74,31 @@ def to_gguf(job: Job) -> Made:
     return Made(commands, checks)
 
 
-def _write(trained: Trained, job: Job, file: Path, converter: Path | None) -> None:
-    if (why := unknown(trained)) is None and job.converter is None:
-        write_file(trained, file)
-    elif converter:
-        with tempfile.TemporaryDirectory(dir=job.folder, prefix=".hf.") as work:
-            write_folder(trained, job.this, Path(work) / trained.student.name)
-            convert(converter, Path(work) / trained.student.name, file)
-    else:
+def _is_written_here(student: Student, job: Job, converter: Path | None) -> bool:
+    """Whether the converter is not needed. Raises `ConfigError` where it is, and is not there."""
+    _, _, transformers = import_training()
+    trust = job.this.config.student.trust_remote_code
+    config = transformers.AutoConfig.from_pretrained(student.folder, trust_remote_code=trust)
+    why = unknown(config, load_tokenizer(str(student.folder), trust))
+    if why and not converter:
         raise ConfigError(
-            f"{trained.student.name}: GGUF is not written here for {why}.\n"
+            f"{student.name}: GGUF is not written here for {why}.\n"
             f"Give llama.cpp's own converter, which knows more: --converter PATH/{CONVERTER}."
         )
+    return why is None and job.converter is None
 
 
-def convert(converter: Path, folder: Path, file: Path) -> None:
+def convert(converter: str, folder: Path, file: Path) -> None:
     """Have llama.cpp's converter write the file."""
-    words = [sys.executable, str(converter), str(folder), "--outfile", str(file), "--outtype", "f32"]
+    words = [sys.executable, converter, str(folder), "--outfile", str(file), "--outtype", "f32"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode or not file.is_file():
         said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise DataError(f"{converter}: it wrote no GGUF file (exit {done.returncode}): {said}")
 
 
-def unknown(trained: Trained) -> str | None:
+def unknown(config: Any, tokenizer: Any) -> str | None:
     """What of a student cannot be written here, or None."""
-    config, tokenizer = trained.loaded.model.config, trained.loaded.tokenizer
     if config.model_type not in ARCHITECTURES:
         return f"models of the type {config.model_type!r}, only for {', '.join(ARCHITECTURES)}"
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
@@ -238,9 +244,7 @@ def check_file(trained: Trained, file: Path) -> dict[str, Any]:
     _, torch, transformers = import_training()
     where: dict[str, Any] = {"gguf_file": file.name}
     config = trained.loaded.model.config
-    unread = {"qwen3": "head_dim", "gpt2": "vocab_size"}.get(config.model_type)
-    if unread:  # from the file, by transformers; llama.cpp reads it
-        where[unread] = getattr(config, unread)
+    where |= {key: getattr(config, key) for key in UNREAD.get(config.model_type, ())}
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # transformers draws a bar of its own here
             tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)

@@ -29,8 +29,8 @@ from cotdistill.runs import Run
 COPIED = {".json", ".jinja", ".safetensors", ".txt", ".model", ".py"}  # .py: of a base model with code of its own
 OURS = {"complete.json", "generation_config.json"}  # not copied: a mark of the run's folder; written anew
 TEMPLATE = (
-    "{{% if messages | length > 2 or messages[0]['role'] != 'user' %}}"
-    "{{{{ raise_exception('This student reads one question: one user message, and no system message.') }}}}"
+    "{{% if messages | length > 2 or messages[0]['role'] != 'user' or messages[0]['content'] is not string %}}"
+    "{{{{ raise_exception('This student reads one question: one user message, text, and no system message.') }}}}"
     "{{% endif %}}"
     "{{{{ {before} + (messages[0]['content'] | trim) + {after} }}}}"
     "{{% if messages | length == 2 %}}{{{{ messages[1]['content'] + eos_token }}}}{{% endif %}}"

@@ -36,6 +36,8 @@ class Target:
             raise ConfigError(f"--push: {self.repository!r} is no repository, such as me/my-student.")
         if self.public and not self.repository:
             raise ConfigError("--public needs --push OWNER/NAME.")
+        if self.repository and not self.dry_run:
+            _token()  # before the minutes that an export takes
         return self if self.repository else replace(self, dry_run=True)
 
 
@@ -62,10 +64,15 @@ def endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
-def _push(folder: Path, target: Target, found: dict[str, tuple[int, str]]) -> str:
+def _token() -> str:
     token = os.environ.get("HF_TOKEN", "")
     if not token:
         raise ConfigError("--push needs the environment variable HF_TOKEN, a token that may write. Nothing was sent.")
+    return token
+
+
+def _push(folder: Path, target: Target, found: dict[str, tuple[int, str]]) -> str:
+    token = _token()
     try:
         from huggingface_hub import CommitOperationAdd, HfApi
         from huggingface_hub.errors import HTTPError  # of its HTTP library, whichever that is
