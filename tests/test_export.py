@@ -10,21 +10,16 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from cotdistill import cli
-from cotdistill.config import load_quickstart
 from cotdistill.errors import ConfigError, DataError
-from cotdistill.export import export, judge_with
-from cotdistill.pipeline import run
+from cotdistill.export import export
+from cotdistill.exports.lm_eval import judge_with
+from exporting import number, trained
 from tiny import tiny_model, tiny_t5
-
-
-def number(a: int) -> dict[str, str]:
-    return {"question": f"What is {a}+{a % 5}?", "answer": f"{a + a % 5}", "rationale": f"{a}+{a % 5}={a + a % 5}."}
 
 
 def choice(a: int) -> dict[str, str]:
@@ -35,33 +30,6 @@ def choice(a: int) -> dict[str, str]:
 
 def yes_no(a: int) -> dict[str, str]:
     return {"question": f"Is {a} odd?", "answer": ("no", "yes")[a % 2], "rationale": f"{a}%2={a % 2}."}
-
-
-def trained(
-    folder: Path, question: Callable[[int], dict[str, str]], model: Path, steps: int, form: str = "paper"
-) -> Path:
-    """A run whose students know most of their questions by heart: people wrote the rationales, nobody is asked."""
-    data = folder / "questions.jsonl"
-    data.write_text("".join(json.dumps(question(a)) + "\n" for a in range(2, 14)))
-    task: dict[str, Any] = {"data": str(data), "test_data": str(data), "overlap": "keep", "rationale": "rationale"}
-    task |= {"answer_type": question.__name__, "train": None, "test": None}
-    student: dict[str, Any] = {
-        "model": str(model),
-        "steps": steps,
-        "learning_rate": 5e-3,
-        "batch_size": 12,
-        "schedule": "constant",
-    }
-    student |= {"batch_size": 12, "max_length": 0, "dev_fraction": 0.0, "select": "last", "format": form}
-    sections = {
-        "task": task,
-        "student": student,
-        "teacher": {"style": "human"},
-        "curate": {"leaked": "keep"},
-        "evaluate": {"methods": ["fine_tune_cot"], "max_tokens": 60},
-    }
-    overrides = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
-    return run(load_quickstart({"runs": str(folder / "runs"), "name": "t", **overrides})).folder
 
 
 LM_EVAL = pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-eval is not installed: pip install 'lm-eval[hf]'")

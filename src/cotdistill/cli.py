@@ -201,17 +201,24 @@ def verify_command(
 @app.command("export")
 def export_command(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
-    to: Annotated[str, typer.Option(help="lm-eval: a task of EleutherAI's harness, with its questions.")],
-    out: Annotated[Path, typer.Option(help="The folder to write to.")],
+    to: Annotated[str, typer.Option(help="hf, gguf or hub, of students; openai-jsonl or parquet, of pairs; lm-eval.")],
+    out: Annotated[Path | None, typer.Option(help="The folder to write to. None: exports/RUN-FORMAT.")] = None,
+    student: Annotated[str, typer.Option(help="Only this one, such as fine_tune_cot-0. None: all.")] = "",
+    converter: Annotated[Path | None, typer.Option(help="gguf: llama.cpp's convert_hf_to_gguf.py.")] = None,
+    push: Annotated[str, typer.Option(metavar="OWNER/NAME", help="hub: send to it, by HF_TOKEN. None: list.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="hub: list what would be sent.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="hub: for all to see.")] = False,
 ) -> None:
-    """Write a run's students for another tool.
+    """Write a run's students or pairs for other tools.
 
-    Prints the command that uses each.
+    Checked against the trained student, exit 3 if it is another. Prints the command that uses each.
     """
     from cotdistill.export import export
+    from cotdistill.exports.hub import Target
 
-    for command in export(run, to, out):
-        typer.echo(command)
+    target = Target(push, dry_run, public) if push or dry_run or public else None
+    for line in export(run, to, out, student, converter, target):
+        typer.echo(line)
 
 
 @app.command("sweep")

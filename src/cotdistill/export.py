@@ -1,135 +1,86 @@
-"""A run's students, for other tools: FORMATS has one function each, which writes a folder and says how to use it.
+"""A run for other tools: FORMATS has one function each, which writes a folder, checks it, and says how to use it.
 
-for command in export(Path("runs/quickstart"), "lm-eval", Path("out")):
+for command in export(Path("runs/quickstart"), "hf"):
     print(command)
 """
 
 from __future__ import annotations
 
-import json
-import shlex
-from collections.abc import Callable, Mapping
-from importlib.util import find_spec
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import yaml
+from filelock import FileLock
 
-from cotdistill import answers
+from cotdistill import __version__
 from cotdistill.config import nearest
-from cotdistill.errors import ConfigError
-from cotdistill.evaluate import score
-from cotdistill.methods import METHODS, Method, methods
-from cotdistill.models import is_seq2seq
-from cotdistill.records import FinishReason, Generation, Question, write_atomic
-from cotdistill.runs import Run, label, measured_folder, read_json, saved_run, students
+from cotdistill.errors import ConfigError, DataError
+from cotdistill.exports.gguf import to_gguf
+from cotdistill.exports.hf import to_hf
+from cotdistill.exports.hub import Target, send
+from cotdistill.exports.job import Job, Made, Student
+from cotdistill.exports.lm_eval import to_lm_eval
+from cotdistill.exports.pairs import to_openai, to_parquet
+from cotdistill.methods import METHODS, Method
+from cotdistill.models import folder_when_whole, sha256
+from cotdistill.runs import Run, label, measured_folder, read_json, saved_run, students, write_json
 
-LM_EVAL_READER = '''"""Questions, and how cotdistill reads an answer, for lm-eval; it needs cotdistill beside it."""
-
-import json
-from pathlib import Path
-
-import datasets
-
-from cotdistill.export import judge_with
-
-JUDGE = judge_with({settings})
-
-
-def documents(file, **_):
-    lines = Path(__file__).with_name(file).read_text(encoding="utf-8").split("\\n")
-    return {{"test": datasets.Dataset.from_list([json.loads(line) for line in lines if line])}}
-
-
-def judge(doc, results):
-    return {{"exact_match": float(JUDGE(doc, results[0]))}}
-'''
+FORMATS: dict[str, Callable[[Job], Made]] = {
+    "hf": to_hf,
+    "gguf": to_gguf,
+    "hub": to_hf,  # then listed, or sent
+    "openai-jsonl": to_openai,
+    "parquet": to_parquet,
+    "lm-eval": to_lm_eval,
+}
+OF_PAIRS = {"openai-jsonl", "parquet"}
+MARK = "export.json"  # what an export wrote, so that the next one replaces nothing else
 
 
-def export(folder: Path, form: str, out: Path) -> list[str]:
-    """Write the students' task in a `form` of FORMATS to `out`; returns the commands that use it, one a student."""
+def export(
+    folder: Path,
+    form: str,
+    out: Path | None = None,
+    student: str = "",
+    converter: Path | None = None,
+    target: Target | None = None,
+) -> list[str]:
+    """Write a run in a `form` of FORMATS to `out`, None: exports/RUN-FORM here; returns the commands that use it.
+
+    `student` is one of them, as in student/; "": all. `converter`: see Job. `target`: see hub.py. What fails its
+    checks is not left there. Raises `ConfigError` where it would replace what it did not write, `DataError` where the
+    export is not the trained student.
+    """
     if form not in FORMATS:
         raise ConfigError(f"--to: no format {form!r}{nearest(form, FORMATS)}")
+    if converter and form != "gguf":
+        raise ConfigError("--converter is for --to gguf.")
+    if converter and not converter.is_file():
+        raise ConfigError(f"--converter: {converter}: no such file. Name llama.cpp's convert_hf_to_gguf.py.")
+    if target and form != "hub":
+        raise ConfigError("--push, --dry-run and --public are for --to hub.")
     with saved_run(folder) as this:
-        if not students(this):
-            raise ConfigError(f"{folder}: this run trains no student (evaluate.methods), so there is none to export.")
-        return FORMATS[form](this, out)
+        asked = chosen(this, student) if form not in OF_PAIRS else ()
+        if form == "hub":
+            target = (target or Target()).of(asked)
+        name = f"{this.config.name}{f'-{student}' if student else ''}-{form}"
+        made, where = _written(this, form, asked, out or Path("exports") / name, converter)
+        return send(where / asked[0].name, target) if target else made.commands
 
 
-def to_lm_eval(this: Run, out: Path) -> list[str]:
-    """A task of lm-eval for each method that trains: its YAML, its questions with their prompts, and the reader.
-
-    Where a student learns to write a stop string, lm-eval is not told of it: the reader cuts there itself, for
-    only so it can tell a text that was ended from one that was cut at the most tokens.
-    """
-    student, commands = this.config.student, []
-    settings = {
-        "rule": this.config.task.rule,
-        "answer_type": this.task.answer_type,
-        "options": this.task.options,
-        "form": student.format,
-        "seq2seq": is_seq2seq(student.model),
-        "rationale": student.rationale,
-    }
-    write_atomic(out / "utils.py", LM_EVAL_READER.format(settings=f"**{settings!r}"))
-    for method in dict.fromkeys(method for method, _ in students(this)):
-        _write_task(this, method, out)
-    for method, seed in students(this):
-        model = measured(this, method, seed).absolute()
-        if "," in str(model):
-            raise ConfigError(f"{model}: lm-eval takes a comma for the end of a path. Move the run, and export again.")
-        arguments = [f"pretrained={model}", *_dtype(), *(["trust_remote_code=True"] * student.trust_remote_code)]
-        arguments += ["add_bos_token=False"] * method.chat  # the template says what a text begins with
-        words = ["lm_eval", "--model", "hf", "--model_args", ",".join(arguments)]
-        words += ["--tasks", _task_name(this, method), "--include_path", str(out.absolute()), "--batch_size", "16"]
-        commands.append(shlex.join(words + ["--apply_chat_template"] * method.chat))
-    return commands
-
-
-def _write_task(this: Run, method: Method, out: Path) -> None:
-    name = _task_name(this, method)
-    questions = [
-        {
-            "id": question.id,
-            "prompt": method.prompt(question),
-            "answer": question.answer,
-            "choices": list(question.choices),
-            "method": method.name,
-        }
-        for question in this.task.test
-    ]
-    write_atomic(out / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in questions))
-    task = {
-        "task": name,
-        "dataset_kwargs": {"file": f"{name}.jsonl"},
-        "test_split": "test",
-        "output_type": "generate_until",
-        "doc_to_text": "prompt",  # a column: a template would lose a newline at its end
-        "doc_to_target": "answer",
-        "target_delimiter": "",
-        "generation_kwargs": {
-            "until": [],
-            "do_sample": False,
-            "max_gen_toks": this.config.evaluate.max_tokens or method.max_tokens,
-        },
-        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
-        "metadata": {"version": 1.0},
-    }
-    functions = "custom_dataset: !function utils.documents\nprocess_results: !function utils.judge\n"
-    write_atomic(out / f"{name}.yaml", yaml.safe_dump(task, sort_keys=False) + functions)
-
-
-def _task_name(this: Run, method: Method) -> str:
-    return f"cotdistill_{this.config.name}_{method.name}"
-
-
-def _dtype() -> list[str]:
-    """As evaluation loads a model on this machine."""
-    if find_spec("torch") is None:
-        return []
-    from cotdistill.models import has_bf16
-
-    return [f"dtype={'bfloat16' if has_bf16() else 'float32'}"]
+def chosen(this: Run, name: str) -> tuple[Student, ...]:
+    """The students of a run, or the one of that name."""
+    found = students(this)
+    if not found:
+        raise ConfigError(f"{this.folder}: this run trains no student (evaluate.methods), so there is none to export.")
+    names = [label(method, seed) for method, seed in found]
+    if name and name not in names:
+        raise ConfigError(f"--student: no student {name!r}{nearest(name, names)}")
+    return tuple(
+        Student(own, method, seed, measured(this, method, seed))
+        for own, (method, seed) in zip(names, found, strict=True)
+        if name in ("", own)
+    )
 
 
 def measured(this: Run, method: Method, seed: int) -> Path:
@@ -143,23 +94,47 @@ def measured(this: Run, method: Method, seed: int) -> Path:
     )
 
 
-def judge_with(
-    rule: str, answer_type: str, options: int, form: str, seq2seq: bool, rationale: str | Mapping[str, float]
-) -> Callable[[Mapping[str, Any], str], bool]:
-    """A function that says whether a text answers a document that `_write_task` wrote, as evaluation would."""
-    reader = answers.answer_type(rule, answer_type, options)
-    known = methods(form, seq2seq, rationale=rationale)
-
-    def judge(doc: Mapping[str, Any], text: str) -> bool:
-        method = known[doc["method"]]
-        ends = [text.find(stop) for stop in method.stop if stop in text]
-        # Without a stop string nothing tells here whether a text was cut.
-        reason: FinishReason = "stop" if ends or not method.stop else "length"
-        generation = Generation(doc["id"], 0, text[: min(ends)] if ends else text, None, reason)
-        question = Question(doc["id"], "", doc["answer"], tuple(doc["choices"]))
-        return score(generation, question, method, reader).correct
-
-    return judge
+def _written(this: Run, form: str, asked: tuple[Student, ...], out: Path, converter: Path | None) -> tuple[Made, Path]:
+    with _place(out, form) as beside:
+        made = FORMATS[form](Job(this, asked, beside, out, converter))
+        files = {p.relative_to(beside).as_posix(): sha256(p) for p in sorted(beside.rglob("*")) if p.is_file()}
+        facts = {"format": form, "run": this.config.name, "cotdistill": __version__, "checks": made.checks}
+        write_json(beside / MARK, {**facts, "files": files})
+    return made, out
 
 
-FORMATS: dict[str, Callable[[Run, Path], list[str]]] = {"lm-eval": to_lm_eval}
+@contextmanager
+def _place(out: Path, form: str) -> Iterator[Path]:
+    """A folder beside `out`, moved in at the end. Raises `ConfigError` where that would lose something."""
+    out = out.absolute()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(out.parent / f".{out.name}.lock", timeout=0):
+            _refuse_foreign(out, form)
+            with folder_when_whole(out) as beside:
+                yield beside
+    except TimeoutError:
+        raise ConfigError(f"{out}: another export is writing it. Wait for it, or give another --out.") from None
+    except OSError as error:
+        if error.errno is None:  # not of the file system
+            raise
+        raise DataError(
+            f"{out}: cannot be written ({error.strerror or error}).\n"
+            "Check the path, the rights and the room on the disk; then run again."
+        ) from None
+
+
+def _refuse_foreign(out: Path, form: str) -> None:
+    if not out.exists():
+        return
+    there = {p.relative_to(out).as_posix(): p for p in out.rglob("*") if p.is_file()} if out.is_dir() else {"": out}
+    if not there:
+        return
+    if MARK not in there or read_json(out / MARK).get("format") != form:
+        raise ConfigError(f"{out}: there is something else than an export to {form}. Move it, or give another --out.")
+    files = read_json(out / MARK, ["files"])["files"]
+    for name, path in there.items():
+        if name != MARK and (name not in files or sha256(path) != files[name]):
+            raise ConfigError(
+                f"{out}: {name} is not as the last export wrote it, and would be lost.\nMove it, or give another --out."
+            )

@@ -29,6 +29,7 @@ PAPER = "Fine-tune-CoT, <https://arxiv.org/abs/2212.10071>"
 PLACE = Question("", "{question}", "{answer}")
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 TAGS = ["cotdistill", "chain-of-thought", "reasoning", "distillation", "synthetic"]
+OTHER_EPOCH = "The weights beside this card are of epoch {}, which has the lowest dev loss."
 # Settings of a teacher that say nothing of its texts, or only hold on one machine.
 NOT_SHOWN = {"api_key", "base_url", "store", "price", "batch_size", "mode", "name", "model", "system"}
 
@@ -221,7 +222,7 @@ def _own_result(own: Result, folder: Path) -> Iterator[str]:
     if own.epochs:
         best, beside = measured_folder(folder, own.epochs).name, trained_facts(folder)["selected_epoch"]
         yield f"The accuracy is that of `epochs/{best}`, the best on the test set of all epochs, as in the paper. " + (
-            f"The weights beside this card are of epoch {beside}, which has the lowest dev loss."
+            OTHER_EPOCH.format(beside)
         )
     if own.n:
         yield (
