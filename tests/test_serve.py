@@ -327,6 +327,7 @@ def test_a_time_limit_in_a_stream_is_said_there(slow: Served) -> None:
     *_, last = [line for line in reply.body.decode().split("\n\n") if line]
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == "timeout"
     assert b"[DONE]" not in reply.body
+    assert slow.metric('cotdistill_requests_total{path="/v1/chat/completions",status="504"}') == 1
 
 
 @pytest.mark.slow

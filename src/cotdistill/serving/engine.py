@@ -130,13 +130,11 @@ class Engine:
         while rows or batch.rows:
             if rows:
                 batch.join(rows)
-                got = rows
             else:
                 batch.step()
-                got = batch.rows
             for row in batch.leave():
                 self._finish(row)
-            for row in got:
+            for row in rows or batch.rows:  # those that got a token
                 if id(row) in self.writing:
                     self._show(row)
             rows = self._take(self.slots - len(batch.rows))

@@ -47,7 +47,7 @@ def decode(tokenizer: Any, tokens: Sequence[int]) -> str:
 def next_piece(row: LiveRow, tokenizer: Any, completion: Completion | None = None) -> Piece:
     """What a row has that its client has not; all of it where it ended with `completion`. Call it at each token."""
     text = decode(tokenizer, row.tokens)
-    settled = text.rstrip(UNFINISHED)
+    settled = _settled(tokenizer, row.tokens, text)
     row.ends.append(max(len(settled), row.ends[-1] if row.ends else 0))
     if completion:
         row.ends[-1] = len(text)
@@ -56,10 +56,18 @@ def next_piece(row: LiveRow, tokenizer: Any, completion: Completion | None = Non
     else:
         upto = max(row.sent, settled_length(settled, row.params.stop))
         count = sum(end <= upto for end in row.ends)
-    tokens = _tokens(row, text, count, tokenizer) if row.top is not None else []
+    tokens = _tokens(row, text[:upto] if completion else text, count, tokenizer) if row.top is not None else []
     piece = Piece(row.index, text[row.sent : upto], tokens, completion)
     row.sent, row.shown = upto, max(row.shown, count)
     return piece
+
+
+def _settled(tokenizer: Any, tokens: Sequence[int], text: str) -> str:
+    """The part of `text` that the next tokens leave as it is, whatever they are."""
+    whole = len(tokens)
+    while whole and BYTE.fullmatch(_raw(tokenizer, tokens[whole - 1])):
+        whole -= 1  # a run of bytes is decoded as one: with half a character at its end, none of it is
+    return (text if whole == len(tokens) else decode(tokenizer, tokens[:whole])).rstrip(UNFINISHED)
 
 
 def settled_length(text: str, stops: Sequence[str]) -> int:
@@ -85,15 +93,20 @@ def _tokens(row: LiveRow, text: str, count: int, tokenizer: Any) -> list[Token]:
     return found
 
 
+def _raw(tokenizer: Any, token: int) -> str:
+    """As it stands in the vocabulary."""
+    return str(tokenizer.convert_ids_to_tokens(token))
+
+
 def _spelled(tokenizer: Any, token: int) -> str:
     """A token by itself, with the space that it begins with."""
-    raw = str(tokenizer.convert_ids_to_tokens(token))
+    raw = _raw(tokenizer, token)
     return raw.replace("\u2581", " ") if "\u2581" in raw else str(tokenizer.decode([token]))
 
 
 def _bytes(tokenizer: Any, token: int) -> list[int] | None:
     """The bytes that a token stands for, also where they are a part of a character; None where they are not known."""
-    raw = str(tokenizer.convert_ids_to_tokens(token))
+    raw = _raw(tokenizer, token)
     if match := BYTE.fullmatch(raw):
         return [int(match[1], 16)]
     text = _spelled(tokenizer, token)

@@ -32,6 +32,14 @@ FAREWELL_SECONDS = 1.0  # for the last words to a client that may not be reading
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+class _BrokenOff(Exception):
+    """A response that did not come to its end, and what it counts as."""
+
+    def __init__(self, response: web.StreamResponse, status: int) -> None:
+        super().__init__(status)
+        self.response, self.status = response, status
+
+
 class Server:
     """One student's endpoint; once `draining`, it takes no more requests."""
 
@@ -62,8 +70,11 @@ class Server:
         status = LEFT  # where the handler is cancelled
         try:
             response = await self._handled(request, handler)
-            status = request.get("status", response.status)
+            status = response.status
             return response
+        except _BrokenOff as broken:
+            status = broken.status
+            return broken.response
         except Exception:
             status = 500
             raise
@@ -124,17 +135,15 @@ class Server:
         except BackendError as error:
             failure = ApiError(500, str(error))
         except ConnectionError:
-            request["status"] = LEFT
-            return stream or web.Response()
+            raise _BrokenOff(stream or web.Response(), LEFT) from None
         finally:
             seconds = time.monotonic() - began
             self.usual += (seconds - self.usual) / 8
             self.metrics.seconds.observe(seconds)
         if stream is None:
             raise failure
-        request["status"] = failure.status
         await _break_off(request, stream, failure)
-        return stream
+        raise _BrokenOff(stream, failure.status)
 
     def _submit(self, content: bytes, chat: bool) -> Job:
         if self.draining:
