@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,11 +39,12 @@ def make_run(
     make: Callable[[Path], Path] = lambda folder: tiny_model(folder, positions=2048),
     form: str = "paper",
     labels: tuple[str, ...] = ("fine_tune_cot-0",),
-    **more: object,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Path:
     """A run as training leaves it, its students the model that `make` saves."""
     config = load_quickstart(
-        {"runs": str(folder), "name": "mine", "student.format": form, "evaluate.max_tokens": MAX_TOKENS, **more}
+        {"runs": str(folder), "name": "mine", "student.format": form, "evaluate.max_tokens": MAX_TOKENS}
+        | dict(overrides or {})
     )
     for label in labels:
         student = folder / "mine" / "student" / label
@@ -108,7 +108,7 @@ class Served:
             given = {"Authorization": f"Bearer {self.key}"} if self.key else {}
             connection.request(method, path, body, {**given, **(headers or {})})
             response = connection.getresponse()
-            return Reply(response.status, response.headers, response.read())
+            return Reply(response.status, dict(response.headers), response.read())
         finally:
             connection.close()
 
@@ -116,7 +116,7 @@ class Served:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         return self.ask("POST", f"/v1{path}", content, {"Content-Type": "application/json", **(headers or {})})
 
-    def chat(self, question: str = QUESTION, **more: object) -> Reply:
+    def chat(self, question: str = QUESTION, **more: Any) -> Reply:
         return self.post("/chat/completions", {"messages": [{"role": "user", "content": question}], **more})
 
     def metric(self, name: str) -> float:
@@ -144,10 +144,12 @@ def serving(run: Path, limits: Limits = USUAL, key: str = "", label: str = "", s
     ended: list[CotdistillError] = []
     loops: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = []
 
+    def tell(address: str) -> None:
+        ready.append(address)
+        up.set()
+
     async def main() -> None:
-        task = asyncio.ensure_future(
-            run_server(student, loaded, listening, limits, key, lambda address: (ready.append(address), up.set())[1])
-        )
+        task = asyncio.ensure_future(run_server(student, loaded, listening, limits, key, tell))
         loops.append((asyncio.get_running_loop(), task))
         try:
             await task
@@ -171,7 +173,3 @@ def serving(run: Path, limits: Limits = USUAL, key: str = "", label: str = "", s
             loop.call_soon_threadsafe(task.cancel)
         thread.join(60)
         listening.close()
-
-
-def copied(run: Path, folder: Path) -> Path:
-    return Path(shutil.copytree(run, folder / run.name))

@@ -111,7 +111,7 @@ def test_eight_are_written_in_one_batch(tmp_path: Path) -> None:
 
 
 def test_n_choices_and_their_seeds(served: Served) -> None:
-    def texts(**more: object) -> list[str]:
+    def texts(**more: Any) -> list[str]:
         return [c["message"]["content"] for c in served.chat(temperature=1.0, **more).json["choices"]]
 
     five = texts(n=5, seed=3)
@@ -249,7 +249,7 @@ def test_what_is_refused_is_said(llama: Served, path: str, body: object, status:
 
 
 def test_what_asks_for_nothing_is_taken(llama: Served) -> None:
-    harmless = {
+    harmless: dict[str, Any] = {
         "user": "me",
         "presence_penalty": 0,
         "logit_bias": {},
@@ -290,7 +290,7 @@ def test_a_key(tmp_path: Path) -> None:
         assert locked.ask("GET", "/health").status == 200
 
 
-def long(served: Served, **more: object) -> Any:
+def long(served: Served, **more: Any) -> Any:
     """A request that goes on for minutes."""
     return served.chat(max_tokens=2000, temperature=1, seed=1, **more)
 

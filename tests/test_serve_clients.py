@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -47,20 +47,20 @@ def client(served: Served) -> Iterator[OpenAI]:
 @pytest.mark.slow  # the package takes seconds to import
 class TestOpenAI:
     def test_chat(self, served: Served, client: OpenAI) -> None:
-        messages = [{"role": "user", "content": QUESTION}]
-        create = client.chat.completions.create
+        messages: Any = [{"role": "user", "content": QUESTION}]
+        create: Any = client.chat.completions.create
         name = client.models.list().data[0].id
-        reply = create(model=name, messages=messages, n=3, stop=["e"], logprobs=True, top_logprobs=4)  # type: ignore[call-overload]
+        reply = create(model=name, messages=messages, n=3, stop=["e"], logprobs=True, top_logprobs=4)
         expected = served.direct(served.student.method.prompt(Question("", QUESTION, "")), stop=(" END", "e"))
         assert [choice.message.content for choice in reply.choices] == [expected.text] * 3
         assert reply.usage.completion_tokens == 3 * expected.completion_tokens
         assert "".join(token.token for token in reply.choices[0].logprobs.content) == expected.text
         assert reply.model == name
-        chunks = create(model=name, messages=messages, stop=["e"], stream=True)  # type: ignore[call-overload]
+        chunks = create(model=name, messages=messages, stop=["e"], stream=True)
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == expected.text
 
     def test_completions(self, served: Served, client: OpenAI) -> None:
-        create = client.completions.create
+        create: Any = client.completions.create
         name = served.student.pinned
         reply = create(model=name, prompt=["x", "y"], max_tokens=9, logprobs=2, temperature=1, seed=3, top_p=0.9)
         again = create(model=name, prompt=["x", "y"], max_tokens=9, temperature=1, seed=3, top_p=0.9)
@@ -72,10 +72,19 @@ class TestOpenAI:
         assert "".join(text for text, _ in texts) == served.direct("x", max_tokens=9).text
         assert [usage.completion_tokens for _, usage in texts if usage] == [9]
 
+    def test_the_documents_example(self, served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+        text = (Path(__file__).parents[1] / "docs" / "serving.md").read_text()
+        code = text.split("```python\n")[1].split("```")[0].replace("quickstart/", "mine/")
+        code = code.replace("http://127.0.0.1:8000/v1", served.address).replace('"none"', '"sk-test"')
+        exec(code, {})  # noqa: S102
+        question = code.split('"content": "')[1].split('"')[0]
+        prompt = served.student.method.prompt(Question("", question, ""))
+        assert capsys.readouterr().out == served.direct(prompt).text + "\n"
+
     def test_errors(self, served: Served, client: OpenAI) -> None:
         import openai
 
-        create = client.completions.create
+        create: Any = client.completions.create
         with pytest.raises(openai.NotFoundError, match="Did you mean"):
             create(model="mine/fine_tune_cot-7", prompt="x")
         with pytest.raises(openai.BadRequestError, match="room for 80"):

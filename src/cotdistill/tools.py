@@ -176,7 +176,7 @@ def serve_command(
 @app.command("ask")
 def ask_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run; it is only read.")],
-    question: Annotated[str, typer.Argument(help="What to ask; -: what stdin has.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask; -: what stdin has.")],
     student: Annotated[str, typer.Option(help="A name in student/. None: the first fine_tune_cot.")] = "",
     as_json: AsJson = False,
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cotdistill import answers
 from cotdistill.answers import AnswerType
-from cotdistill.completions import Request
+from cotdistill.completions import Completion, Request
 from cotdistill.config import TaskConfig
 from cotdistill.errors import ConfigError, DataError
 from cotdistill.evaluate import judge, split_answer
@@ -42,34 +42,44 @@ def ask_once(run: Path, question: str, label: str = "", as_json: bool = False) -
         question = sys.stdin.read(MOST_QUESTION)
     if not question.strip():
         raise ConfigError("ask: the question is empty.")
-    student = find_student(run, label)
-    answer = answer_of(student, question.strip(), answer_type_of_task(student.config.task))
+    student, question = find_student(run, label), question.strip()
+    answer_type = answer_type_of_task(student.config.task)
+    answer = read_answer(student, question, write(student, question), answer_type)
     if as_json:
         print(json.dumps(asdict(answer), indent=1))
     else:
-        print(visible(answer.rationale.strip() or answer.text.strip()))
-        if answer.answer is not None:
-            print(visible(f"\nanswer: {answer.answer}"))
+        show(answer)
     for line in minded(answer, student.params.max_tokens):
         say(line)
 
 
-def answer_of(student: Student, question: str, answer_type: AnswerType) -> Answer:
-    """Asked as in evaluation. Raises `DataError` where the model cannot be asked, as of a text that is too long."""
+def write(student: Student, question: str) -> Completion:
+    """What a student writes, asked as in evaluation. Raises `DataError` where it cannot be, as where it is too long."""
     from cotdistill.backends.transformers import TransformersBackend
 
     method, trust = student.method, student.config.student.trust_remote_code
     backend = TransformersBackend(str(student.folder), method.chat, trust_remote_code=trust)
-    asked = Question("", question, "")
-    request = Request((method.prompt(asked),), student.params)
+    request = Request((method.prompt(Question("", question, "")),), student.params)
     ((_, _, written),) = backend.generate(iter([request]))
     if written.finish_reason == "error":
         raise DataError(f"the question cannot be asked: {written.error}.\nShorten it.")
+    return written
+
+
+def read_answer(student: Student, question: str, written: Completion, answer_type: AnswerType) -> Answer:
+    """The rationale and the answer in what a student has written, read as in evaluation."""
     generation = Generation("", 0, written.text, None, written.finish_reason)
-    rationale, step = split_answer(generation, method, answer_type)
-    read = judge(generation, step, asked, answer_type, {})[0]
+    rationale, step = split_answer(generation, student.method, answer_type)
+    read = judge(generation, step, Question("", question, ""), answer_type, {})[0]
     counts = written.prompt_tokens, written.completion_tokens
     return Answer(student.name, question, written.text, rationale, read, written.finish_reason, *counts)
+
+
+def show(answer: Answer) -> None:
+    """Print the rationale, and the answer if there is one, with nothing hidden in them."""
+    print(visible(answer.rationale.strip() or answer.text.strip()))
+    if answer.answer is not None:
+        print(visible(f"\nanswer: {answer.answer}"))
 
 
 def answer_type_of_task(task: TaskConfig) -> AnswerType:

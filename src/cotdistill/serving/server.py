@@ -123,11 +123,12 @@ class Server:
                 job = self._submit(await request.read(), chat)
                 try:
                     first = await _next(job)
-                    if not job.asked.stream:
-                        return web.json_response(await _whole(job, first))
-                    stream = await _open(request)
-                    await _send_all(stream, job, first)
-                    return stream
+                    if job.asked.stream:
+                        stream = await _open(request)
+                        await _send_all(stream, job, first)
+                    response = stream or web.json_response(await _whole(job, first))
+                    self.usual += (time.monotonic() - began - self.usual) / 8
+                    return response
                 finally:
                     self.engine.give_up(job)
         except TimeoutError:
@@ -137,9 +138,7 @@ class Server:
         except ConnectionError:
             raise _BrokenOff(stream or web.Response(), LEFT) from None
         finally:
-            seconds = time.monotonic() - began
-            self.usual += (seconds - self.usual) / 8
-            self.metrics.seconds.observe(seconds)
+            self.metrics.seconds.observe(time.monotonic() - began)
         if stream is None:
             raise failure
         await _break_off(request, stream, failure)

@@ -56,7 +56,10 @@ def read_key(key_env: str) -> str:
     """The key that clients must show, from the environment; "" where none is set."""
     key = os.environ.get(key_env or KEY, "").strip()
     if key_env and not key:
-        raise ConfigError(f"--key-env: the environment variable {shown(key_env)} is not set.\nRun: export NAME=...")
+        # The name is not shown: it may be the key itself, given by mistake.
+        raise ConfigError(
+            "--key-env: no environment variable of that name is set.\nRun: export NAME=..., then --key-env NAME."
+        )
     return key
 
 
