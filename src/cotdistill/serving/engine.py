@@ -46,19 +46,18 @@ class Job:
         self.loop = asyncio.get_running_loop()
         self.pieces: asyncio.Queue[Piece | Exception] = asyncio.Queue()
         self.gone = False
-        self.left = len(asked.prompts) * asked.n
+        self.count = len(asked.prompts) * asked.n
 
     def rows(self) -> list[LiveRow]:
         """One a choice: those of the first prompt, then of the next. Each draws by a seed of its own."""
-        asked = self.asked
-        rows = []
+        asked, rows = self.asked, list[LiveRow]()
         seed = secrets.randbits(31) if asked.seed is None else asked.seed
-        for index in range(self.left):
+        for index in range(self.count):
+            # The first is as in process: there a request's seed is that of its only sample.
             own = seed if not index else int.from_bytes(hashlib.sha256(f"{seed},{index}".encode()).digest()[:4]) >> 1
             generator = torch.Generator().manual_seed(own % 2**63)
-            rows.append(
-                LiveRow(index, asked.prompts[index // asked.n], generator, asked.params, job=self, top=asked.top)
-            )
+            prompt = asked.prompts[index // asked.n]
+            rows.append(LiveRow(index, prompt, generator, asked.params, job=self, top=asked.top))
         return rows
 
     def tell(self, piece: Piece | Exception) -> None:

@@ -117,16 +117,19 @@ class Server:
         """The reply to a request within its time, whole or as a stream; what nobody waits for is given up."""
         if request.content_type != "application/json":  # which a page of another site cannot send without being asked
             raise ApiError(415, "the body must be JSON: Content-Type: application/json.")
-        began, stream = time.monotonic(), None
+        began = time.monotonic()
+        response: web.StreamResponse
+        stream: web.StreamResponse | None = None
         try:
             async with asyncio.timeout(self.limits.seconds):
                 job = self._submit(await request.read(), chat)
                 try:
                     first = await _next(job)
                     if job.asked.stream:
-                        stream = await _open(request)
+                        response = stream = await _open(request)
                         await _send_all(stream, job, first)
-                    response = stream or web.json_response(await _whole(job, first))
+                    else:
+                        response = web.json_response(await _whole(job, first))
                     self.usual += (time.monotonic() - began - self.usual) / 8
                     return response
                 finally:
@@ -136,7 +139,7 @@ class Server:
         except BackendError as error:
             failure = ApiError(500, str(error))
         except ConnectionError:
-            raise _BrokenOff(stream or web.Response(), LEFT) from None
+            raise _BrokenOff(web.Response() if stream is None else stream, LEFT) from None
         finally:
             self.metrics.seconds.observe(time.monotonic() - began)
         if stream is None:
@@ -204,9 +207,9 @@ async def _next(job: Job) -> Piece:
 
 
 async def _whole(job: Job, first: Piece) -> dict[str, Any]:
-    pieces: list[list[Piece]] = [[] for _ in range(job.left)]
+    pieces: list[list[Piece]] = [[] for _ in range(job.count)]
     pieces[first.index].append(first)
-    left = job.left - bool(first.completion)
+    left = job.count - bool(first.completion)
     while left:
         piece = await _next(job)
         pieces[piece.index].append(piece)
@@ -228,7 +231,7 @@ async def _send_all(stream: web.StreamResponse, job: Job, first: Piece) -> None:
     while True:
         await _send(stream, shape.chunk(piece))
         completions += [piece.completion] if piece.completion else []
-        if len(completions) == job.left:
+        if len(completions) == job.count:
             break
         piece = await _next(job)
     if job.asked.include_usage:
