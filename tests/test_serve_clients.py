@@ -144,6 +144,7 @@ def test_our_own_generate_gets_evaluations_texts(tmp_path: Path, kind: str) -> N
         assert len({g.text for g in many}) == 8
 
 
+@pytest.mark.slow
 def test_more_clients_than_places_are_all_answered(tmp_path: Path) -> None:
     """The queue is full again and again: our client goes slower, and loses nothing."""
     with serving(make_run(tmp_path), Limits(slots=2, queue=1)) as small, Store(tmp_path / "store.sqlite") as store:
