@@ -317,7 +317,8 @@ def test_a_full_queue_and_a_time_limit(slow: Served) -> None:
     assert time.monotonic() - began < 5
     until(lambda: slow.ask("GET", "/health").json["writing"] == 0)
     assert slow.chat(max_tokens=3).status == 200
-    assert slow.metric('cotdistill_completions_total{finish_reason="given_up"}') == 2  # the third never began
+    # The third may begin in the moment between the ends of the others and its own.
+    assert slow.metric('cotdistill_completions_total{finish_reason="given_up"}') in (2, 3)
 
 
 @pytest.mark.slow
