@@ -307,8 +307,8 @@ def test_a_full_queue_and_a_time_limit(slow: Served) -> None:
     began = time.monotonic()
     with ThreadPoolExecutor(4) as pool:
         running = [pool.submit(long, slow) for _ in range(3)]
-        until(lambda: slow.metric("cotdistill_waiting") == 1)
-        assert slow.metric("cotdistill_writing") == 2
+        busy = {"status": "ok", "writing": 2, "waiting": 1}
+        until(lambda: slow.ask("GET", "/health").json == busy)
         full = slow.chat()
         assert full.status == 429
         assert 1 <= int(full.headers["Retry-After"]) <= 60
