@@ -67,7 +67,7 @@ def static(backend: TransformersBackend, size: int, requests: Sequence[Request])
                 tokenizer=tokenizer,
             )
         for row, mask in zip(output[:, width:].tolist(), inputs.attention_mask, strict=True):
-            found.append(backend._completion(row, int(mask.sum()), params))
+            found.append(backend.completion(row, int(mask.sum()), params))
     return found
 
 

@@ -76,6 +76,18 @@ COMMANDS: dict[str, Runs | str] = {
     "cotdistill view runs/problems --disagree": STORY,
     "cotdistill report runs/problems --format md": STORY,
     "cotdistill verify runs/problems": STORY,
+    # exporting, serving
+    "cotdistill export runs/quickstart --to hf": Runs("vllm serve", "--student fine_tune_cot-0"),
+    "cotdistill export runs/quickstart --to gguf --student fine_tune_cot-0": Runs("Modelfile"),
+    "cotdistill export runs/quickstart --to hub --student fine_tune_cot-0 --dry-run --push me/my-student": Runs("model.safetensors"),
+    "cotdistill export runs/quickstart --to hub --student fine_tune_cot-0 --push me/my-student": (
+        "it sends files to a hub; tests/test_export_hub.py has one on loopback"
+    ),
+    "cotdistill export runs/quickstart --to openai-jsonl": Runs("openai"),
+    "cotdistill export runs/quickstart --to parquet --out pairs": Runs("read_parquet"),
+    "export HF_TOKEN=...": "a key",
+    'cotdistill ask runs/quickstart "Mia has 3 figs and buys 4. How many figs has she now?"': Runs(""),
+    "cotdistill serve runs/quickstart --port 8000": "it serves until it is stopped; tests/test_serve.py runs it",
     # errors, generation, page, sharing, statistics, training
     "cotdistill evaluate --judge 100": Runs("12 unreadable", JUDGE),
     "cotdistill evaluate --judge 100 --judge-method zero_shot_cot": Runs("12 unreadable", JUDGE),

@@ -100,9 +100,9 @@ class TeacherConfig(Section):
 
     name: str = Field("", description="what it is called in the results; none: its model")
 
-    style: Literal["zero_shot_cot", "few_shot_cot", "one_step", "human"] = Field(
+    style: Literal["zero_shot_cot", "few_shot_cot", "one_step", "student", "human"] = Field(
         "zero_shot_cot",
-        description="zero_shot_cot: two requests a rationale; few_shot_cot, one_step: one; human: those of the dataset",
+        description="zero_shot_cot: two requests a rationale; others one; student: a served one; human: the dataset's",
     )
     answer_cue: Literal["paper", "kojima"] = Field(
         "paper", description="zero_shot_cot's second prompt: one for all tasks, or that of Kojima et al. by answer type"

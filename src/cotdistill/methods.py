@@ -289,3 +289,24 @@ def teacher_method(
     return Method(
         "zero_shot_cot", partial(_prompt, STEP_BY_STEP), max_tokens=128, answer_cue=answer_cue, answer_tokens=32
     )
+
+
+def student_teacher(student: Method, served: bool = True) -> Method:
+    """How a served student is asked for rationales: the question alone, which its server puts into its own form.
+
+    That must be the form of `student`, the one to be taught: answers are read so. Raises `ConfigError` for one that
+    is not `served`, as a chat, and for a student that stops before its rationale.
+    """
+    if not served:
+        raise ConfigError(
+            "teacher.style: student is for one that `cotdistill serve` serves.\n"
+            "Set teacher.backend=openai and teacher.api=chat."
+        )
+    if student.mark:
+        raise ConfigError(
+            "teacher.style: student, asked with student.rationale: answer_first, would write no rationale.\n"
+            "Choose student.rationale=full or short."
+        )
+    return replace(
+        student, name="student", prompt=partial(_prompt, "{q}"), completion=None, learns_rationale=False, chat=True
+    )

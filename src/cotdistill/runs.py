@@ -18,7 +18,7 @@ from cotdistill.budget import Budget
 from cotdistill.config import Config, load_config
 from cotdistill.curate import Curated, rationale_of
 from cotdistill.errors import ConfigError, DataError
-from cotdistill.methods import HUMAN, METHODS, Method, methods, teacher_method
+from cotdistill.methods import HUMAN, METHODS, Method, methods, student_teacher, teacher_method
 from cotdistill.models import COMPLETE, EMBEDDED, is_seq2seq
 from cotdistill.records import Generation, Question, Result, Score, read_jsonl, write_atomic
 from cotdistill.results.compare import Comparison, Summary
@@ -48,6 +48,9 @@ class Setup:
     @cached_property
     def teacher_method(self) -> Method:
         teacher = self.config.all_teachers[0]
+        if teacher.style == "student":
+            served = all(t.api == "chat" and t.backend != "transformers" for t in self.config.all_teachers)
+            return student_teacher(self.known_methods["fine_tune_cot"], served)
         exemplars = self.exemplars if teacher.style == "few_shot_cot" else ()
         return teacher_method(teacher.style, teacher.answer_cue, self.task.answer_type, self.task.options, exemplars)
 

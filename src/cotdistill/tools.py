@@ -1,4 +1,4 @@
-"""Commands that need no run: tasks, init, score, import. Parsing only, as cli.py."""
+"""Commands beside a run's own: tasks, init, score, import; serve and ask of a finished one. Parsing only, as cli.py."""
 
 from __future__ import annotations
 
@@ -144,3 +144,46 @@ def import_command(
     columns = {field: column for field, column in named.items() if column is not None}
     sections = import_completions(files, store, model, temperature, max_tokens, form, answer_type, questions, columns)
     typer.echo(yaml.safe_dump(sections, sort_keys=False), nl=False)
+
+
+@app.command("serve")
+def serve_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run; it is only read.")],
+    student: Annotated[str, typer.Option(help="A name in student/. None: the first fine_tune_cot.")] = "",
+    host: Annotated[str, typer.Option(help="The address to listen at; this machine alone.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    key_env: Annotated[
+        str,
+        typer.Option(help="The environment variable of the key that clients need. None: COTDISTILL_API_KEY, if set."),
+    ] = "",
+    no_key: Annotated[bool, typer.Option("--no-key", help="Serve other machines without a key.")] = False,
+    slots: Annotated[int, typer.Option(min=1, help="Completions that are written at once.")] = 16,
+    queue: Annotated[int, typer.Option(min=0, help="More that may wait; then requests get a 429.")] = 64,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds that a request may take, its wait included.")
+    ] = 300.0,
+) -> None:
+    """Serve a run's student by OpenAI's API.
+
+    For trying out and small use. Prints its address. Ctrl-C ends it.
+    """
+    from cotdistill.serving.asking import Limits
+    from cotdistill.serving.start import serve
+
+    serve(run, student, host, port, key_env, no_key, Limits(slots, queue, timeout))
+
+
+@app.command("ask")
+def ask_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run; it is only read.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask; -: what stdin has.")],
+    student: Annotated[str, typer.Option(help="A name in student/. None: the first fine_tune_cot.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Ask a run's student one question.
+
+    Prints its rationale and the answer that is read in it.
+    """
+    from cotdistill.serving.once import ask_once
+
+    ask_once(run, question, student, as_json)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import lru_cache
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch.nn.functional import pad
@@ -44,13 +45,17 @@ def can_refill(model: Any) -> bool:
 
 @dataclass
 class Row:
-    """A text that is being written: `tokens` so far, of the prompt at `index`."""
+    """A text that is being written by `params`: `tokens` so far, of the prompt at `index`."""
 
     index: int
     prompt: list[int]
     generator: torch.Generator
+    params: SamplingParams
     tokens: list[int] = field(default_factory=list)
     looped: bool = False
+
+
+AnyRow = TypeVar("AnyRow", bound=Row)
 
 
 def decode(
@@ -61,13 +66,13 @@ def decode(
     batch_size: int,
 ) -> Iterator[tuple[int, list[int], bool]]:
     """Yield (position of the prompt, tokens, whether it repeated itself) as each text ends, `batch_size` at a time."""
-    batch = Batch(loaded, params)
+    batch = Batch[Row](loaded)
     begun = 0
     while begun < len(prompts) or batch.rows:
         free = min(batch_size - len(batch.rows), len(prompts) - begun)
         if free and (free * JOIN_SHARE >= batch_size or begun + free == len(prompts)):
             news = range(begun, begun + free)
-            batch.join([Row(i, prompts[i], torch.Generator().manual_seed(seeds[i])) for i in news])
+            batch.join([Row(i, prompts[i], torch.Generator().manual_seed(seeds[i]), params) for i in news])
             begun += free
         else:
             batch.step()
@@ -75,25 +80,22 @@ def decode(
             yield row.index, row.tokens, row.looped
 
 
-class Batch:
+class Batch(Generic[AnyRow]):
     """The rows that are being written, and what the model keeps of them.
 
     `mask` (rows, columns and room) is 1 where a column is the row's own, 0 left of its prompt and in the room.
     """
 
-    def __init__(self, loaded: LoadedModel, params: SamplingParams) -> None:
+    def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
-        self.params = params
-        self.rows: list[Row] = []
+        self.rows: list[AnyRow] = []
         self.layers: list[Any] = []
         self.columns = 0  # that are written
         self.mask = torch.empty(0, 0, dtype=torch.long, device=loaded.model.device)
-        # No token of a stop string is shorter than a byte; one more, as some tokenizers drop a text's first space.
-        self.tail = max((len(stop.encode()) for stop in params.stop), default=0) + 1
         attend_grouped(loaded.model)
 
     @torch.inference_mode()
-    def join(self, rows: list[Row]) -> None:
+    def join(self, rows: list[AnyRow]) -> None:
         """Read the prompts of `rows`, those of like length together, and write the first token of each."""
         parts = [rows[start : start + PROMPTS_AT_ONCE] for start in range(0, len(rows), PROMPTS_AT_ONCE)]
         read = [self._read(part) for part in parts]
@@ -111,7 +113,7 @@ class Batch:
         self._write(self.rows, ids, self.mask, self.mask.sum(-1, keepdim=True) - 1, Cache(layers=self.layers))
 
     @torch.inference_mode()
-    def leave(self) -> list[Row]:
+    def leave(self) -> list[AnyRow]:
         """The rows that have ended, taken out; those of the end of the batch go into their places."""
         ended = [i for i, row in enumerate(self.rows) if self._ended(row)]
         left = [self.rows[i] for i in ended]
@@ -127,7 +129,7 @@ class Batch:
                 layer.keys, layer.values = (_moved(x, places, movers, count) for x in (layer.keys, layer.values))
         return left
 
-    def _read(self, rows: list[Row]) -> tuple[torch.Tensor, list[Any]]:
+    def _read(self, rows: list[AnyRow]) -> tuple[torch.Tensor, list[Any]]:
         """The mask and the layers of the prompts of `rows`."""
         width = max(len(row.prompt) for row in rows)
         ids = [[self.loaded.pad_id] * (width - len(row.prompt)) + row.prompt for row in rows]
@@ -148,7 +150,7 @@ class Batch:
         self.layers = [joined(layers, self.columns) for layers in zip(*(layers for _, layers in parts), strict=True)]
 
     def _write(
-        self, rows: list[Row], ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Cache
+        self, rows: list[AnyRow], ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Cache
     ) -> None:
         output = self.loaded.model(
             input_ids=ids,
@@ -158,21 +160,37 @@ class Batch:
             use_cache=True,
             logits_to_keep=1,
         )
-        tokens = choose(output.logits[:, -1], self.params, [row.generator for row in rows])
+        self._choose(rows, output.logits[:, -1])
+
+    def _choose(self, rows: list[AnyRow], scores: torch.Tensor) -> None:
+        """Write the token in each of `rows`, sampled in one way, that follows from its `scores` (rows, vocabulary)."""
+        tokens = choose(scores, rows[0].params, [row.generator for row in rows])
         for row, token in zip(rows, tokens.tolist(), strict=True):
             row.tokens.append(token)
 
-    def _ended(self, row: Row) -> bool:
-        if row.tokens[-1] in self.loaded.eos_ids or len(row.tokens) == self.params.max_tokens:
+    def _ended(self, row: AnyRow) -> bool:
+        if has_ended(self.loaded, row.tokens, row.params):
             return True
-        if self.params.stop and self._stops(row.tokens[-self.tail :]) and self._stops(row.tokens):
-            return True
-        row.looped = self.params.temperature == 0 and len(row.tokens) % LOOP_EVERY == 0 and loops(row.tokens)
+        row.looped = row.params.temperature == 0 and len(row.tokens) % LOOP_EVERY == 0 and loops(row.tokens)
         return row.looped
 
-    def _stops(self, tokens: list[int]) -> bool:
-        text = self.loaded.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return any(stop in text for stop in self.params.stop)
+
+def has_ended(loaded: LoadedModel, tokens: list[int], params: SamplingParams) -> bool:
+    """Whether a text has its last token: the model's own end, that of a stop string, or as many as there may be."""
+    if tokens[-1] in loaded.eos_ids or len(tokens) == params.max_tokens:
+        return True
+
+    def stops(part: list[int]) -> bool:
+        text = loaded.tokenizer.decode(part, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return any(stop in text for stop in params.stop)
+
+    return bool(params.stop) and stops(tokens[-_tail(params.stop) :]) and stops(tokens)
+
+
+@lru_cache(1024)
+def _tail(stop: tuple[str, ...]) -> int:
+    """The most tokens that a stop string can be, none shorter than a byte."""
+    return max(len(one.encode()) for one in stop) + 1  # some tokenizers drop a text's first space
 
 
 def choose(scores: torch.Tensor, params: SamplingParams, generators: Sequence[torch.Generator]) -> torch.Tensor:

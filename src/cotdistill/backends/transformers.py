@@ -10,7 +10,7 @@ import itertools
 import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cotdistill.completions import Completion, Request, SamplingParams
 from cotdistill.models import LoadedModel, encode_turns, load_model, model_identity
@@ -89,7 +89,7 @@ class TransformersBackend:
         for i, tokens, repeats in self._decode(prompts, seeds, params):
             ids, request, sample = rows[i]
             looped += repeats
-            yield request, sample, self._completion(tokens, len(ids), params)
+            yield request, sample, self.completion(tokens, len(ids), params)
         return looped
 
     def _decode(
@@ -110,10 +110,15 @@ class TransformersBackend:
         return encode_turns(self.loaded.tokenizer, request.prompt, self.chat, self.system)
 
     def _batch(self, prompts: list[list[int]], seeds: list[int], params: SamplingParams) -> list[list[int]]:
-        """The tokens of one batch, run until its last text ends, by `generate` of transformers."""
+        choice = [SeededChoice(seeds, params)] if params.temperature > 0 else []
+        stops = {"stop_strings": list(params.stop), "tokenizer": self.loaded.tokenizer} if params.stop else {}
+        return self.run_batch(prompts, params.max_tokens, logits_processor=choice, **stops)
+
+    def run_batch(self, prompts: list[list[int]], max_tokens: int, **options: Any) -> list[list[int]]:
+        """The tokens of one batch, run until its last text ends, by `generate` of transformers with `options`."""
         import torch
 
-        model, tokenizer, pad = self.loaded.model, self.loaded.tokenizer, self.loaded.pad_id
+        model, pad = self.loaded.model, self.loaded.pad_id
         width = max(map(len, prompts))
 
         def padded(row: list[int], fill: int) -> list[int]:
@@ -126,17 +131,17 @@ class TransformersBackend:
             output = model.generate(
                 ids,
                 attention_mask=mask,
-                max_new_tokens=params.max_tokens,
-                do_sample=False,  # SeededChoice has chosen
-                logits_processor=[SeededChoice(seeds, params)] if params.temperature > 0 else [],
+                max_new_tokens=max_tokens,
+                do_sample=False,  # a logits processor has chosen
                 eos_token_id=self.loaded.eos_ids,
                 pad_token_id=pad,
-                **({"stop_strings": list(params.stop), "tokenizer": tokenizer} if params.stop else {}),
+                **options,
             )
         # A causal model repeats the prompts; an encoder-decoder one begins with its decoder's start token.
         return output[:, 1 if self.loaded.seq2seq else width :].tolist()  # type: ignore[no-any-return]
 
-    def _completion(self, row: list[int], prompt_tokens: int, params: SamplingParams) -> Completion:
+    def completion(self, row: list[int], prompt_tokens: int, params: SamplingParams) -> Completion:
+        """What the tokens of a row say, up to its end or the first stop string."""
         ends = [i for i, token in enumerate(row) if token in self.loaded.eos_ids]
         tokens = row[: ends[0]] if ends else row
         text = self.loaded.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)

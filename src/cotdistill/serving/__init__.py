@@ -1,0 +1,1 @@
+"""A run's student, asked: behind an OpenAI-compatible endpoint (`serve`), or once in the terminal (`ask`)."""
