@@ -78,8 +78,12 @@ COMMANDS: dict[str, Runs | str] = {
     "cotdistill verify runs/problems": STORY,
     # exporting, serving
     "cotdistill export runs/quickstart --to hf": Runs("vllm serve", "--student fine_tune_cot-0"),
-    "cotdistill export runs/quickstart --to gguf --student fine_tune_cot-0": Runs("Modelfile"),
-    "cotdistill export runs/quickstart --to hub --student fine_tune_cot-0 --dry-run --push me/my-student": Runs("model.safetensors"),
+    "cotdistill export runs/quickstart --to gguf --student fine_tune_cot-0": (
+        "the tiny student's tokenizer is of another kind; tests/test_export_gguf.py writes and reads it"
+    ),
+    "cotdistill export runs/quickstart --to hub --student fine_tune_cot-0 --dry-run --push me/my-student": Runs(
+        "model.safetensors"
+    ),
     "cotdistill export runs/quickstart --to hub --student fine_tune_cot-0 --push me/my-student": (
         "it sends files to a hub; tests/test_export_hub.py has one on loopback"
     ),
