@@ -260,13 +260,8 @@ def many(questions: int, samples: int = 8) -> tuple[list[Question], list[Generat
     return asked, generations
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        pytest.param({}, marks=pytest.mark.slow),
-        {"total": 500, "prefer": "short", "dedup": "equations", "per_question": 3},
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"total": 500, "prefer": "short", "dedup": "equations", "per_question": 3}])
 def test_any_number_of_processes_writes_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:

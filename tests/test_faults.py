@@ -376,8 +376,17 @@ def test_f9_the_clock_jumps_by_a_day(tmp_path: Path, days: int) -> None:
     assert last - first > 80_000, "the clock did not jump"
 
 
-# Where the time of day is read: for a row's date, and for a Retry-After that is a date (capped).
-TIME_OF_DAY = {"store.py", "backends/wire.py", "backends/batch_journal.py"}  # dates of rows, of replies, of notes
+# Where the time of day is read: for a row's date, for a Retry-After that is a date (capped), for how old a file is
+# that a killed writer left, and for the date in our own server's replies.
+TIME_OF_DAY = {
+    "store.py",
+    "parts.py",
+    "objects.py",
+    "backends/wire.py",
+    "backends/batch_journal.py",
+    "serving/replies.py",
+    "serving/server.py",
+}
 CLOCKS = [
     "time.time",
     *(f"{kind}.{name}" for kind in ("datetime", "date", "Date") for name in ("now", "today", "utcnow")),

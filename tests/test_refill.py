@@ -20,7 +20,8 @@ from tiny import ASCII, FAMILIES, SPECIAL, tiny_family, tiny_model
 WORDS = ["Why?", "How many apples are there in the box?\nA:", "x", "Q: 1?", "Let's think step by step, and go on"]
 PROMPTS = [f"{i}{word}" for i, word in enumerate(WORDS * 2)]
 STOP = ("e", "7", "w")
-CAUSAL = [name for name in FAMILIES if name != "t5"]
+FAST = ("llama", "gemma3")  # all layers see everything; some see a window
+CAUSAL = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in FAMILIES if name != "t5"]
 
 
 @pytest.fixture(autouse=True)
