@@ -146,6 +146,14 @@ class Work:
         return done
 
 
+def finished(job: Job, store: Store) -> set[bytes]:
+    """The keys of a job's questions of which nothing need be read or asked."""
+    if job.until:
+        return set()
+    # A second prompt is found by its first's text only: so a question with two is marked when it is done.
+    return store.finished(job.id, job.n) if job.cue else store.full(job.first, job.n)
+
+
 def look(works: Sequence[Work], store: Store) -> None:
     """Take what is stored of the first prompts, and of the second after each text."""
     found = store.samples_of([work.key for work in works])

@@ -34,7 +34,8 @@ def join() -> None:
 
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    if not torch.distributed.is_initialized():  # Ray has
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     _talk.append(torch.distributed.new_group(backend="gloo", timeout=FOREVER))
 
 

@@ -7,6 +7,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
@@ -300,7 +301,9 @@ class Flight:
 
     async def changed(self) -> None:
         self.change.clear()
-        await self.change.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.allowance.budget.patience):
+                await self.change.wait()
 
     def bill(self, reply: Reply, most: Amount) -> Amount:
         """What a reply cost; where the server does not say, the most that it can have."""

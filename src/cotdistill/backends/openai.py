@@ -66,7 +66,7 @@ class OpenAIBackend(Remote):
         with _fewer_collections(), own_loop() as (loop, run):
             flight = Flight(self, loop)
             try:
-                with _first_interrupt(flight.interrupt):
+                with first_interrupt(flight.interrupt):
                     run(flight.open())
                     while flight.fill(requests) or flight.tasks or flight.done:
                         run(flight.something())
@@ -81,7 +81,7 @@ class OpenAIBackend(Remote):
 
 
 @contextmanager
-def _first_interrupt(stop: Callable[[], None]) -> Iterator[None]:
+def first_interrupt(stop: Callable[[], None]) -> Iterator[None]:
     """The first Ctrl-C calls `stop`; the next one is a KeyboardInterrupt."""
     if threading.current_thread() is not threading.main_thread():
         yield
