@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from json.encoder import encode_basestring_ascii
 
+from cotdistill.errors import DataError
 from cotdistill.records import FinishReason
 
 KEY_BYTES = 16
@@ -117,6 +118,19 @@ class Pool:
     def key(self, prompt: tuple[str, ...]) -> bytes:
         """The hash of everything that decides the text, but for the sample."""
         return hash_of(self._start + turns_text(prompt).encode())
+
+
+@lru_cache(1024)
+def pool_of(model: str, params: str) -> Pool:
+    """The pool that is stored so. Raises `DataError` for parameters that this version does not know."""
+    try:
+        values = json.loads(params)
+        pool = Pool(json.loads(model), SamplingParams(**{**values, "stop": tuple(values["stop"])}))
+    except (TypeError, KeyError, ValueError):
+        pool = None
+    if pool is None or (pool.model, pool.params) != (model, params):  # its keys would be others
+        raise DataError(f"model {model}, sampling parameters {params}: of another version.\nUpgrade cotdistill.")
+    return pool
 
 
 def hash_of(content: bytes) -> bytes:

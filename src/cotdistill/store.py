@@ -30,7 +30,7 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from cotdistill.completions import Completion, Pool, identity_text, turns_text
+from cotdistill.completions import Completion, Pool, identity_text, pool_of, turns_text
 from cotdistill.errors import DataError
 from cotdistill.records import FinishReason
 from cotdistill.schema import checksum_of, connect, open_store, open_to_read
@@ -50,6 +50,7 @@ class Row(NamedTuple):
     prompt: tuple[str, ...]
     sample: int
     completion: Completion
+    created: float = 0.0  # seconds since 1970; 0: when it is stored
 
 
 class Mark(NamedTuple):
@@ -65,6 +66,8 @@ class Store:
 
     Raises `DataError` if the file is not a store, is damaged, or is of a newer version.
     """
+
+    gather: float | None = None  # seconds between commits; None: GATHER_SECONDS
 
     def __init__(self, path: Path, read_only: bool = False) -> None:
         self.path = path
@@ -107,15 +110,44 @@ class Store:
                 *some,
                 *[b""] * (size - len(some)),
             )
-            for key, sample, text, reason, prompt_tokens, completion_tokens, served, checksum in rows:
-                if checksum_of(key, sample, text, reason, prompt_tokens, completion_tokens, served) != checksum:
-                    raise DataError(
-                        f"{self.path}: the completion of key {key.hex()}, sample {sample}, is damaged: its checksum "
-                        "is another.\nTake the file from a backup, or delete that row to buy it again."
-                    )
-                completion = Completion(text, reason, prompt_tokens, completion_tokens, served=served)
-                found.setdefault(key, {})[sample] = completion
+            for key, sample, *values in rows:
+                found.setdefault(key, {})[sample] = self._completion(key, sample, *values)
         return found
+
+    def rows(self, place: Callable[[tuple[str, ...]], int] = lambda prompt: 0) -> Iterator[Row]:
+        """Every completion, by the `place` of its prompt; on disk, not in memory, while they are sorted."""
+
+        def place_of(turns: str) -> int:
+            return place(tuple(json.loads(turns)))
+
+        with errors_named(self.path):
+            self._db.create_function("place", 1, place_of, deterministic=True)
+            for model, params, turns, created, key, sample, *values in self._db.execute(
+                "SELECT model, params, turns, created, key, sample, text, finish_reason, prompt_tokens, "
+                "completion_tokens, served, checksum FROM pools JOIN prompts ON pool = pools.id "
+                "JOIN completions ON prompt = prompts.id ORDER BY place(turns), key, sample"
+            ):
+                completion = self._completion(key, sample, *values)
+                yield Row(pool_of(model, params), key, tuple(json.loads(turns)), sample, completion, created)
+
+    def _completion(
+        self,
+        key: bytes,
+        sample: int,
+        text: str,
+        reason: FinishReason,
+        prompt_tokens: int,
+        completion_tokens: int,
+        served: str,
+        checksum: int,
+    ) -> Completion:
+        """A stored one. Raises `DataError` if it was damaged."""
+        if checksum_of(key, sample, text, reason, prompt_tokens, completion_tokens, served) != checksum:
+            raise DataError(
+                f"{self.path}: the completion of key {key.hex()}, sample {sample}, is damaged: its checksum "
+                "is another.\nTake the file from a backup, or delete that row to buy it again."
+            )
+        return Completion(text, reason, prompt_tokens, completion_tokens, served=served)
 
     def failures(self, key: bytes) -> dict[int, str]:
         """How the last try of a prompt's missing samples failed, by sample."""
@@ -147,8 +179,11 @@ class Store:
 
     def write(self, items: Sequence[Row | Mark]) -> None:
         """Store `items`; on the disk when this returns. A sample that is there already stays as it is."""
+        self._commit(self._db, items)
+
+    def _commit(self, db: sqlite3.Connection, items: Sequence[Row | Mark]) -> None:
         with errors_named(self.path):
-            _write(self._db, items)
+            _write(db, items)
 
     @contextmanager
     def writer(
@@ -156,12 +191,13 @@ class Store:
     ) -> Iterator[Callable[[Sequence[Row | Mark]], None]]:
         """A function that stores items soon, in a thread; `committed` hears there what is on the disk.
 
-        Commits are `GATHER_SECONDS` apart, the first at once: large ones are half the work of small ones, and
+        Commits are `gather` seconds apart, the first at once: large ones are half the work of small ones, and
         what comes seldom need not wait. All is on the disk when the block ends, however it ends. The function
         raises what stopped the thread, such as a full disk; without items it does only that.
         """
         queue: SimpleQueue[Sequence[Row | Mark] | None] = SimpleQueue()
         failed: list[BaseException] = []
+        gather = GATHER_SECONDS if self.gather is None else self.gather
 
         def work() -> None:
             try:
@@ -171,9 +207,9 @@ class Store:
                         batch = [*items]
                         while len(batch) < ITEMS_A_COMMIT and (items := _next(queue, until)):
                             batch += items
-                        _write(db, batch)
+                        self._commit(db, batch)
                         committed(batch)
-                        until = time.monotonic() + GATHER_SECONDS
+                        until = time.monotonic() + gather
                         if items is not None:
                             items = queue.get()
             except BaseException as error:  # noqa: BLE001 - raised where the rows come from
@@ -277,7 +313,7 @@ def _write(db: sqlite3.Connection, items: Sequence[Row | Mark]) -> None:
             db,
             "INSERT INTO completions VALUES",
             "((SELECT id FROM prompts WHERE key = ?), ?, ?, ?, ?, ?, ?, ?, ?)",
-            [(r.key, *values, checksum_of(r.key, *values), now) for r in good for values in (_values(r),)],
+            [(r.key, *values, checksum_of(r.key, *values), r.created or now) for r in good for values in (_values(r),)],
             "ON CONFLICT (prompt, sample) DO NOTHING",
         )
         if good and db.execute("SELECT 1 FROM failures LIMIT 1").fetchone():
