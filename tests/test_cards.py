@@ -86,7 +86,7 @@ def test_filters_add_up_or_are_refused() -> None:
     numbers = [int(n) for _, n in rows]
     assert numbers[0] == sum(numbers[1:])
     assert all(line.split("|")[3].strip() for line in filters(ledger).splitlines()[3:-1]), "each reason is explained"
-    this = Run(load_quickstart(), None, None, Curated(Path(), {**ledger, "kept": 1}, []))  # type: ignore[arg-type]
+    this = Run(load_quickstart(), None, None, Curated(Path(), {**ledger, "kept": 1}))  # type: ignore[arg-type]
     with pytest.raises(DataError, match="not the sum"):
         ledger_of(this)
 

@@ -111,11 +111,6 @@ def test_every_reason_counts_and_the_ledger_adds_up() -> None:
             for index, (right, tokens) in enumerate([(1, 60), (0, 60), (1, 60), (1, 60), (0, 30), (0, 20)])
         ],
     }
-    shown = [(question.id, generation.index, score.category) for question, generation, score in result.dropped]
-    assert shown == [
-        *[("a", 1, "correct"), ("a", 3, "correct")],
-        *[("b", 0, "wrong"), ("b", 1, "no_answer"), ("b", 2, "correct")],
-    ]
 
 
 def test_a_pair_has_the_teacher_s_words_and_the_known_answer() -> None:
@@ -286,7 +281,7 @@ def test_any_number_of_processes_writes_the_same_bytes(
             out = tmp_path / "pairs.jsonl"
             config = CurateConfig.model_validate(changes)
             result = curate(source, questions, *methods, NUMBER, config, out, QUESTIONS, processes)
-            found.append((out.read_bytes(), result.ledger, result.dropped))
+            found.append((out.read_bytes(), result.ledger))
             source = list(generations) if not isinstance(source, Path) else source
     assert found[0][0].count(b"\n") == found[0][1]["kept"] != 0
     assert all(one == found[0] for one in found[1:])
@@ -425,7 +420,7 @@ def test_the_rule_decides_what_is_right() -> None:
 
 def test_nothing() -> None:
     result = curated([])
-    assert (result.pairs, result.dropped) == ([], [])
+    assert result.pairs == []
     assert result.ledger["teacher_accuracy"] is None
     only_errors = curated([MIXED[-1]]).ledger
     assert (only_errors["answered"], only_errors["failed"], only_errors["teacher_accuracy"]) == (0, 1, None)

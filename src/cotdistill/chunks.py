@@ -1,4 +1,4 @@
-"""Generations in chunks of some hundreds or thousands, each question's together in one.
+"""Generations in chunks of some hundreds or thousands, in order; a question may begin in one and end in another.
 
 A chunk of a file is its place in it, so that whoever works on it reads it; nothing else is held.
 """
@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
-from itertools import groupby
-from operator import attrgetter
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -51,45 +50,25 @@ def generations_of(chunk: Chunk) -> list[Generation]:
 
 
 def batches(generations: Iterable[Generation]) -> Iterator[list[Generation]]:
-    """Chunks of ROWS generations, and those that the last question has more."""
-    batch: list[Generation] = []
-    for _, group in groupby(generations, key=attrgetter("question_id")):
-        batch += group
-        if len(batch) >= ROWS:
-            yield batch
-            batch = []
-    if batch:
+    """Chunks of ROWS generations."""
+    rest = iter(generations)
+    while batch := list(islice(rest, ROWS)):
         yield batch
 
 
 def spans(path: Path) -> Iterator[Span]:
-    """Chunks of about BYTES of a file of generations, each question's in one."""
+    """Chunks of about BYTES of a file of generations."""
     try:
         size, start = path.stat().st_size, 0
         with path.open("rb") as file:
             while start < size:
                 file.seek(start + BYTES)
                 file.readline()
-                end = _next_question(path, file.tell(), size)
+                end = min(file.tell(), size)
                 yield Span(path, start, end)
                 start = end
     except OSError as error:
         raise _unreadable(path, error) from None
-
-
-def _next_question(path: Path, position: int, size: int) -> int:
-    """Where the first question begins of which no generation stands before the line after `position`."""
-    first = None
-    with path.open("rb") as file:
-        file.seek(position)
-        for line in file:
-            if line.strip():
-                generation = _generation(path, position, line)
-                first = first or generation
-                if generation.question_id != first.question_id:
-                    return position
-            position += len(line)
-    return size
 
 
 def _lines(path: Path, position: int, text: bytes) -> Iterator[Generation]:

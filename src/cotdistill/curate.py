@@ -3,8 +3,8 @@
     curated = curate(run / "generations.jsonl", task.train, METHODS["zero_shot_cot"], ..., pairs=run / "pairs.jsonl")
 
 The pair's answer is the known answer as it is stored, its rationale what the teacher wrote (paper,
-section 3; spec: data/format of the authors' code). Question by question, in as many processes as there
-are cores: memory holds the questions and a few thousand generations, however many there are.
+section 3; spec: data/format of the authors' code). In as many processes as there are cores: memory holds the
+questions and a few thousand generations, however many there are, and of a question that is larger a digest each.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field, fields
-from functools import cached_property
+from dataclasses import dataclass, fields
+from functools import cached_property, partial
 from itertools import chain, groupby, islice
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from cotdistill.answers import AnswerType
+from cotdistill.choice import Look, Part, Row, choose, digests, gather
 from cotdistill.chunks import Chunk, batches, generations_of, spans
 from cotdistill.config import CurateConfig
-from cotdistill.equations import equations
 from cotdistill.errors import DataError
 from cotdistill.evaluate import Judged, judge, split_answer
 from cotdistill.filters import leaked, loops, overlap
 from cotdistill.methods import Method
-from cotdistill.records import Generation, Pair, Question, Score, atomic, from_line, read_jsonl, to_line
+from cotdistill.records import Generation, Pair, Question, atomic, from_line, read_jsonl, to_line
 from cotdistill.tasks import fold
 from cotdistill.tasks.splits import draw
 from cotdistill.workers import cores, mapped
@@ -51,14 +51,11 @@ REASONS = {
 }
 DROPPED = tuple(REASONS)
 FEW = 4  # chunks, some thousands of generations: fewer are not worth the start of a process
-SHOWN = 5
-
-Dropped = tuple[Question, Generation, Score]
 
 
 @dataclass(frozen=True)
 class Curated:
-    """What curation made: a file of pairs, and the ledger that accounts for the rest, of which the first few are here.
+    """What curation made: a file of pairs, and the ledger that accounts for the rest.
 
     The ledger's `teachers` are the counts of each, where generations name theirs; its `marginal` has for each
     sample index how many distinct right rationales it added, and the tokens it took.
@@ -66,7 +63,6 @@ class Curated:
 
     path: Path
     ledger: dict[str, object]
-    dropped: list[Dropped]
 
     @cached_property
     def pairs(self) -> list[Pair]:
@@ -93,19 +89,20 @@ def curate(
     """
     in_test = leaked(questions, test)
     job = make_job(questions, teacher, student, answer_type, config, in_test)
-    with atomic(pairs) as out, ThreadPoolExecutor(1) as pool:
+    parts = _parts(job, generations, processes or cores())
+    with atomic(pairs) as out, ThreadPoolExecutor(1) as pool, closing(parts):
         shared = pool.submit(overlap, questions, test)  # while the processes are at it
         if config.total:
             with tempfile.TemporaryFile(dir=pairs.parent) as unlimited:
-                whole = _write(job, generations, unlimited, processes)
+                whole = gather(parts, config, unlimited, pairs.parent)
                 _draw(whole, unlimited, out, config.total)
         else:
-            whole = _write(job, generations, out, processes)
+            whole = gather(parts, config, out, pairs.parent)
         ledger = _ledger(whole, len(questions))
         eight, thirteen = shared.result()
     if test:
         ledger["test_overlap"] = {"exact": len(in_test), "8_words": eight, "13_words": thirteen}
-    return Curated(pairs, ledger, whole.dropped)
+    return Curated(pairs, ledger)
 
 
 def make_job(
@@ -133,30 +130,6 @@ def without_leaked(questions: Sequence[Question], test: Sequence[Question], conf
     return [question for question in questions if question.id not in held_out]
 
 
-@dataclass
-class Part:
-    """What one chunk, or all of them, came to.
-
-    `counts` are by teacher: what happened, how often; `marginal` by sample index: what it brought and cost.
-    """
-
-    counts: dict[str, Counter[str]] = field(default_factory=dict)
-    marginal: dict[int, Counter[str]] = field(default_factory=dict)
-    questions: list[str] = field(default_factory=list)
-    covered: int = 0
-    dropped: list[Dropped] = field(default_factory=list)
-    lines: list[bytes] = field(default_factory=list)
-
-
-class Look(NamedTuple):
-    """One generation by itself: why it is dropped, if it is, and its rationale, folded too if it is usable."""
-
-    reason: str | None
-    rationale: str
-    folded: str
-    judged: Judged
-
-
 @dataclass(frozen=True)
 class Job:
     """All that a process must know to make a Part of a chunk."""
@@ -174,13 +147,20 @@ class Job:
         rest = self.teacher, self.student, self.answer_type, self.config, self.listed, self.held_out
         return _job, ([_FIELDS(question) for question in self.questions.values()], *rest)
 
-    def __call__(self, chunk: Chunk) -> Part:
+    def __call__(self, chunk: Chunk, cut: bool = False) -> Part:
+        """A Part of the questions of a chunk; `cut`: of the first and the last, some may be in other chunks."""
         part = Part()
-        for question_id, group in groupby(generations_of(chunk), key=attrgetter("question_id")):
-            if (question := self.questions.get(question_id)) is None:
-                raise DataError(f"generations of questions that the task does not have, such as {question_id!r}.")
-            part.questions.append(question_id)
-            self._question(question, list(group), part)
+        groups = [list(group) for _, group in groupby(generations_of(chunk), key=attrgetter("question_id"))]
+        for i, group in enumerate(groups):
+            if (question := self.questions.get(group[0].question_id)) is None:
+                raise DataError(
+                    f"generations of questions that the task does not have, such as {group[0].question_id!r}."
+                )
+            part.questions.append(question.id)
+            if cut and i in (0, len(groups) - 1):
+                part.ends.append(list(self._rows(question, group, part)))
+            else:
+                self._question(question, group, part)
         part.lines = [b"".join(part.lines)]
         return part
 
@@ -188,35 +168,40 @@ class Job:
         """How each generation of a question looks, and why it is dropped; None: kept, if `total` does not say else."""
         judged: dict[str, Judged] = {}
         looks = [self._look(generation, question, judged) for generation in group]
-        return looks, _choose(looks, self.config)
+        return looks, choose(looks, self.config)
 
     def _question(self, question: Question, group: list[Generation], part: Part) -> None:
         looks, reasons = self.looks(question, group)
         prompt = self.student.prompt(question)
         seen: set[str] = {""}
         for generation, look, reason in zip(group, looks, reasons, strict=True):
-            correct = look.judged[1] == "correct"
-            if (counts := part.counts.get(generation.teacher)) is None:
-                counts = part.counts[generation.teacher] = Counter()
-            counts["asked"] += 1
-            counts["right"] += correct
-            counts["prompt_tokens"] += generation.prompt_tokens
-            counts["completion_tokens"] += generation.completion_tokens
-            counts[reason or "kept"] += 1
-            if (marginal := part.marginal.get(generation.index)) is None:
-                marginal = part.marginal[generation.index] = Counter()
-            marginal["tokens"] += generation.prompt_tokens + generation.completion_tokens
+            correct = _count(generation, look, part)
+            part.of(generation.teacher)[reason or "kept"] += 1
             if correct and look.folded not in seen:
                 seen.add(look.folded)
-                marginal["right"] += 1
+                part.right[generation.index] += 1
             if reason is None:
-                style = self.student.style_of(question.id, generation.index)
-                asked = prompt if style is self.student else style.prompt(question)
-                pair = _pair(question, style, asked, look.rationale, generation.index, generation.teacher)
-                part.lines.append(to_line(pair))
-            elif len(part.dropped) < SHOWN:
-                part.dropped.append((question, generation, Score(question.id, generation.index, *look.judged)))
+                part.lines.append(self._line(question, generation, look.rationale, prompt))
         part.covered += None in reasons
+
+    def _rows(self, question: Question, group: list[Generation], part: Part) -> Iterator[Row]:
+        """What `gather` must know of those whose fate depends on others; the rest is counted."""
+        judged: dict[str, Judged] = {}
+        prompt = self.student.prompt(question)
+        for generation in group:
+            look = self._look(generation, question, judged)
+            _count(generation, look, part)
+            same, right = digests(look, self.config)
+            if look.reason:
+                part.of(generation.teacher)[look.reason] += 1
+            if same or right:
+                line = self._line(question, generation, look.rationale, prompt) if same else b""
+                yield Row(generation.teacher, generation.index, same, right, len(look.folded), line)
+
+    def _line(self, question: Question, generation: Generation, rationale: str, prompt: str) -> bytes:
+        style = self.student.style_of(question.id, generation.index)
+        asked = prompt if style is self.student else style.prompt(question)
+        return to_line(_pair(question, style, asked, rationale, generation.index, generation.teacher))
 
     def _look(self, generation: Generation, question: Question, known: dict[str, Judged]) -> Look:
         rationale, answer = split_answer(generation, self.teacher, self.answer_type)
@@ -260,25 +245,16 @@ def _cut(generation: Generation, config: CurateConfig) -> bool:
     return generation.finish_reason == "length" and config.truncated == "drop"
 
 
-def _choose(looks: Sequence[Look], config: CurateConfig) -> list[str | None]:
-    """Why each rationale of a question is dropped: for itself, or beside the others."""
-    reasons = [look.reason for look in looks]
-    order = [i for i, reason in enumerate(reasons) if reason is None]
-    if config.prefer == "short":
-        order.sort(key=lambda i: len(looks[i].folded))
-    seen: set[object] = set()
-    kept = 0
-    for i in order:
-        folded = looks[i].folded
-        same = (config.dedup == "equations" and equations(folded)) or folded
-        if config.dedup != "off" and same in seen:
-            reasons[i] = "duplicate"
-        elif 0 < config.per_question <= kept:
-            reasons[i] = "over_per_question"
-        else:
-            seen.add(same)
-            kept += 1
-    return reasons
+def _count(generation: Generation, look: Look, part: Part) -> bool:
+    """Count what does not depend on others; returns whether it is right."""
+    correct = look.judged[1] == "correct"
+    counts = part.of(generation.teacher)
+    counts["asked"] += 1
+    counts["right"] += correct
+    counts["prompt_tokens"] += generation.prompt_tokens
+    counts["completion_tokens"] += generation.completion_tokens
+    part.tokens[generation.index] += generation.prompt_tokens + generation.completion_tokens
+    return correct
 
 
 def _pair(question: Question, student: Method, prompt: str, rationale: str, index: int, teacher: str = "") -> Pair:
@@ -287,53 +263,32 @@ def _pair(question: Question, student: Method, prompt: str, rationale: str, inde
     return Pair(question.id, index, prompt, student.completion(question, rationale), teacher)
 
 
-def _write(job: Job, generations: Path | Iterable[Generation], out: BinaryIO, processes: int) -> Part:
-    """Write the pairs of all generations; returns all but these."""
-    whole, met = Part(), set[str]()
+def _parts(job: Job, generations: Path | Iterable[Generation], processes: int) -> Generator[Part]:
     chunks = spans(generations) if isinstance(generations, Path) else batches(generations)
-    with closing(_parts(job, chunks, processes or cores())) as parts:
-        for part in parts:
-            out.writelines(part.lines)
-            for teacher, counts in part.counts.items():
-                whole.counts.setdefault(teacher, Counter()).update(counts)
-            for index, counts in part.marginal.items():
-                whole.marginal.setdefault(index, Counter()).update(counts)
-            whole.covered += part.covered
-            whole.dropped += part.dropped[: SHOWN - len(whole.dropped)]
-            for question_id in part.questions:
-                if question_id in met:
-                    raise DataError(
-                        f"the generations of question {question_id!r} do not stand together.\n"
-                        "Sort them by question: duplicates and limits are counted within one."
-                    )
-                met.add(question_id)
-    return whole
-
-
-def _parts(job: Job, chunks: Iterator[Chunk], processes: int) -> Generator[Part]:
-    first = list(islice(chunks, FEW))
+    first, cut = list(islice(chunks, FEW)), partial(job, cut=True)
     if processes < 2 or len(first) < FEW:
-        yield from map(job, chain(first, chunks))
+        yield from map(cut, chain(first, chunks))
     else:
-        yield from mapped(job, chain(first, chunks), processes)
+        yield from mapped(cut, chain(first, chunks), processes)
 
 
 def _draw(whole: Part, unlimited: BinaryIO, out: BinaryIO, total: int) -> None:
     """Copy `total` of the pairs, drawn by the paper's rule, and correct the counts; all, if there are no more."""
     n = sum(counts["kept"] for counts in whole.counts.values())
-    wanted = set(draw(n, total))
-    kept, covered = Counter[str](), set[str]()
+    wanted = iter(draw(n, total))
+    following, last = next(wanted, None), None
+    kept, whole.covered = Counter[str](), 0
     unlimited.seek(0)
     for i, line in enumerate(unlimited):
-        if i in wanted:
+        if i == following:
             out.write(line)
             pair = from_line(line)
             kept[pair["teacher"]] += 1
-            covered.add(pair["question_id"])
+            whole.covered += pair["question_id"] != last  # those of a question stand together
+            following, last = next(wanted, None), pair["question_id"]
     for teacher, counts in whole.counts.items():
         counts["over_total"] = counts["kept"] - kept[teacher]
         counts["kept"] = kept[teacher]
-    whole.covered = len(covered)
 
 
 def _ledger(whole: Part, questions: int) -> dict[str, object]:
@@ -342,8 +297,8 @@ def _ledger(whole: Part, questions: int) -> dict[str, object]:
     if any(whole.counts):  # one of them has a name
         ledger["teachers"] = {teacher: _account(counts) for teacher, counts in sorted(whole.counts.items())}
     ledger["marginal"] = [
-        {"sample": index, "right": counts["right"], "tokens": counts["tokens"]}
-        for index, counts in sorted(whole.marginal.items())
+        {"sample": index, "right": whole.right[index], "tokens": tokens}
+        for index, tokens in sorted(whole.tokens.items())
     ]
     return ledger
 

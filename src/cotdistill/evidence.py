@@ -245,7 +245,7 @@ def student_agrees(e: Evidence, method: Method, seed: int) -> str:
     if facts["base"] != e.manifest["student"]:
         raise Differs(f"its base model is {_shown(facts['base'])}, not {_shown(e.manifest['student'])}")
     if method.learns_rationale:
-        e.this.curated = Curated(e.folder / PAIRS, {}, [])
+        e.this.curated = Curated(e.folder / PAIRS, {})
     pairs, config = lesson(e.this, method)
     if facts["fingerprint"] != fingerprint(pairs, config, seed, facts["base"]):
         raise Differs("it was trained on other pairs, or with other settings, than those that are here")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from operator import attrgetter
 from pathlib import Path
 from random import Random
@@ -245,16 +245,19 @@ def read_rationales(
     lengths, cut = Counter[int](), Counter[int]()
     found: dict[str, Sequence[Rationale]] = {}
     n_asked = 0
-    for chunk in spans(path):
-        for question_id, group in groupby(generations_of(chunk), key=attrgetter("question_id")):
-            n_asked += 1
-            rationales = list(group)
-            for g in rationales:
-                if g.finish_reason != "error":
-                    lengths[g.completion_tokens] += 1
-                    cut[g.completion_tokens] += g.finish_reason == "length"
-            if question_id in chosen and question_id in job.questions:
-                found[question_id] = fates(job, rationales, kept)
+    generations = chain.from_iterable(map(generations_of, spans(path)))
+    for question_id, group in groupby(generations, key=attrgetter("question_id")):
+        n_asked += 1
+        shown = question_id in chosen and question_id in job.questions
+        rationales = []
+        for g in group:
+            if g.finish_reason != "error":
+                lengths[g.completion_tokens] += 1
+                cut[g.completion_tokens] += g.finish_reason == "length"
+            if shown:
+                rationales.append(g)
+        if shown:
+            found[question_id] = fates(job, rationales, kept)
     in_order = [(q, found[q.id]) for q in train if q.id in found]
     return [(tokens, n, cut[tokens]) for tokens, n in sorted(lengths.items()) if tokens], n_asked, in_order
 
