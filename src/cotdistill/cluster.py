@@ -9,236 +9,93 @@ Nothing else imports Ray. What it starts anew buys nothing twice. See docs/clust
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
+import math
 import os
 import pickle
-import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cached_property, partial
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-from uuid import uuid4
+from typing import TYPE_CHECKING, Any
 
 from cotdistill import __version__, curate, progress
 from cotdistill.answers import AnswerType
-from cotdistill.backends import Backend
 from cotdistill.backends.openai import first_interrupt
-from cotdistill.backends.transformers import TransformersBackend
-from cotdistill.budget import ENDLESS, Amount, Budget
-from cotdistill.config import Config, CurateConfig, LimitsConfig
-from cotdistill.errors import BackendError, BudgetReached, ConfigError, CotdistillError, DataError, missing_extra
-from cotdistill.generate import ask
+from cotdistill.budget import Amount
+from cotdistill.choice import Part
+from cotdistill.cluster_config import ClusterConfig
+from cotdistill.config import CurateConfig
+from cotdistill.crew import LOOK_SECONDS, Answerer, Asker, Office, Orders, read_lines, unpacked
+from cotdistill.errors import BackendError, BudgetReached, ConfigError, CotdistillError, missing_extra
 from cotdistill.jobs import Job, Work, look
 from cotdistill.methods import Method
 from cotdistill.parts import Parts
 from cotdistill.records import Generation, Question, atomic
 from cotdistill.results.timing import Timed
-from cotdistill.shards import Jobs, Lines, Noted, Outcome, Shard, Stopped, ask_shard, into_shards, mark_of, read_shard
-from cotdistill.shares import Desk, Share
-from cotdistill.store import Row, Store
-from cotdistill.teachers import limit_of, open_teachers
+from cotdistill.shards import (
+    Jobs,
+    Lines,
+    Outcome,
+    Shard,
+    Stopped,
+    into_shards,
+    job_of,
+    mark_of,
+)
+from cotdistill.store import Row
 
 if TYPE_CHECKING:
     from cotdistill.runs import Run
 
 NAMESPACE = "cotdistill"
-LOOK_SECONDS = 1.0  # between two looks whether to stop, and how far the workers are
+LATE_SECONDS = 30  # beyond a request's time, without a word of a worker
 FREE_SECONDS = 30  # in which the desk of a driver that was killed is gone
 ROWS_BYTES = 2**20  # of lines that a worker sends at once
 ANSWERS_AT_ONCE = 4  # batches of questions in one piece of an evaluation
 
 
-class Orders(NamedTuple):
-    """All that a worker must know to ask the teachers. Kept by the office, in memory alone: the config has the keys."""
-
-    version: str
-    folder: Path  # where the driver was started
-    config: Config
-    method: Method
-    jobs: Jobs
-    url: str
-
-
-class Office(Desk):
-    """The desk of a run's budget beside its folder, with the orders, and how far the workers are."""
-
-    def __init__(self, most: Amount, path: Path, lease: float) -> None:
-        super().__init__(Budget(most, path), lease)
-        self.stopping = False
-        self.wanted: Amount | None = None
-        self.done: dict[int, int] = {}
-
-    def open(self, orders: Orders) -> None:
-        self.orders = orders
-
-    def join(self, worker: str) -> Orders:
-        """The orders, for a worker that may have been here before it was killed."""
-        self.forget(f"{worker}/")
-        return self.orders
-
-    def look(self, shard: int, done: int, begins: bool = False) -> bool:
-        """A worker's completions of a shard; whether it is to stop, or not to begin."""
-        self.done[shard] = done
-        return self.stopping or (begins and self.wanted is not None)
-
-    def how_far(self) -> int:
-        return sum(self.done.values())
-
-    def stop(self) -> None:
-        self.stopping = True
-
-    def refuse(self, wanted: Amount) -> None:
-        """There was no room for so much."""
-        self.wanted = wanted
-
-    def balance(self) -> tuple[Amount, Amount, Amount | None]:
-        """At the end: what is spent, how much of it is lost, and what there was no room for."""
-        return *self.close(), self.wanted
-
-
-class Asker:
-    """A worker that asks the teachers for one shard after the other, within its share of the limits."""
+class Line:
+    """A worker's way to the office, an actor: a call of it, by name."""
 
     def __init__(self, office: Any) -> None:
+        self.office = office
+
+    def __call__(self, name: str, *values: object) -> Any:
         import ray
 
-        self.call = lambda name, *values: ray.get(getattr(office, name).remote(*values))
-        self.worker = ray.get_runtime_context().get_actor_id()
-        self.looked, self.stopping, self.done, self.shard = 0.0, False, 0, 0
+        return ray.get(getattr(self.office, name).remote(*values))
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
-        shard: Shard = pickle.loads(batch["work"][0])
-        try:
-            outcome = self.ask(shard)
-        except CotdistillError as error:
-            outcome = Outcome(ended=error)
-        if isinstance(outcome.ended, BudgetReached) and self.share.wanted:
-            self.call("refuse", self.share.wanted)
-        elif outcome.ended is not None:
-            self.call("stop")
-        return {"shard": [shard.number], "outcome": [pickle.dumps(outcome)]}
+    @property
+    def worker(self) -> str:
+        """The caller's name, which stays when Ray starts it anew."""
+        import ray
 
-    def ask(self, shard: Shard) -> Outcome:
-        if self.call("look", shard.number, 0, True):
-            return Outcome(ended=Stopped())
-        self.shard, self.done = shard.number, 0
-        try:
-            return ask_shard(shard, self.orders.jobs, self.backends, self.parts, self.stopped, self.advance)
-        finally:
-            self.share.leave()
-            self.call("look", self.shard, self.done)
-
-    def advance(self, done: int) -> None:
-        self.done = done
-
-    def stopped(self) -> bool:
-        if time.monotonic() - self.looked > LOOK_SECONDS:
-            self.looked = time.monotonic()
-            self.stopping = self.call("look", self.shard, self.done)
-        return self.stopping
-
-    @cached_property
-    def orders(self) -> Orders:
-        orders: Orders = self.call("join", self.worker)
-        if orders.version != __version__:
-            raise ConfigError(
-                f"{_node()} has cotdistill {__version__}, and the driver {orders.version}.\nInstall the same on all."
-            )
-        return orders
-
-    @cached_property
-    def parts(self) -> Parts:
-        return Parts(self.orders.url, 0)
-
-    @cached_property
-    def share(self) -> Share:
-        limited = limit_of(self.orders.config.limits) != ENDLESS
-        return Share(f"{self.worker}/{uuid4().hex}", partial(self.call, "draw"), limited)
-
-    @cached_property
-    def backends(self) -> dict[str, Backend]:
-        """The teachers, each of them the one that the driver means."""
-        orders = self.orders
-        if any(teacher.backend != "openai" for teacher in orders.config.all_teachers):
-            enter(orders.folder)
-        found = {t.name: t.backend for t in open_teachers(orders.config, orders.method, self.share)}
-        for name, backend in found.items():
-            refuse_another(backend, orders.jobs[name])
-        return found
-
-
-class Answerer:
-    """A worker that holds a local model, and answers some questions after others."""
-
-    def __init__(self, backend: TransformersBackend, job: Job, folder: Path) -> None:
-        self.backend, self.job, self.folder = backend, job, folder
-
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
-        questions: list[Question] = pickle.loads(batch["work"][0])
-        timed = Timed(self.backend)
-        noted = Noted(timed, self.job, all_rows=True)
-        try:
-            enter(self.folder)
-            refuse_another(self.backend, self.job)
-            with tempfile.TemporaryDirectory(prefix="cotdistill-") as folder, Store(Path(folder) / "store.sqlite") as store:
-                ask(self.job, questions, noted, store)
-            found: Any = noted.rows, timed.seconds, timed.made, timed.failed
-        except CotdistillError as error:
-            found = error
-        return {"found": [pickle.dumps(found)]}
-
-
-def read_lines(
-    batch: Mapping[str, Any], url: str, jobs: Jobs, partial: bool
-) -> Iterator[dict[str, list[Any]]]:
-    """The lines of one shard, some at a time; an error of ours in their place, before all others."""
-    shard, failed, job = pickle.loads(batch["work"][0])
-    some: list[Lines] = []
-    size = 0
-    try:
-        for lines in read_shard(shard, jobs, Parts(url, 0), failed, partial, job):
-            some.append(lines)
-            size += len(lines.lines)
-            if size > ROWS_BYTES:
-                yield _columns(some)
-                some, size = [], 0
-    except CotdistillError as error:
-        some = [Lines(-2, 0, part=error)]
-    if some:
-        yield _columns(some)
-
-
-def _columns(some: Sequence[Lines]) -> dict[str, list[Any]]:
-    position, sequence, lines, parts = zip(*some, strict=True)
-    return {
-        "position": list(position),
-        "sequence": list(sequence),
-        "lines": list(lines),
-        "part": [pickle.dumps(part) for part in parts],
-    }
+        return str(ray.get_runtime_context().get_actor_id())
 
 
 class Cluster:
     """A run's hold on a Ray cluster."""
 
-    def __init__(self, this: Run, ray: Any) -> None:
-        self.this, self.ray = this, ray
-        self.config = this.config.cluster
+    def __init__(self, this: Run, config: ClusterConfig, ray: Any) -> None:
+        self.this, self.config, self.ray = this, config, ray
+        self.wanted: Amount | None = None
         self.failed: dict[int, list[Row]] = {}  # by shard: the samples that asking did not get
         self.served: dict[str, Counter[str]] = {}
 
     @cached_property
     def parts(self) -> Parts:
-        return Parts(store_url(self.this.config), self.config.shards)
+        url = self.config.store or str(self.this.config.runs / "store.parts")
+        return Parts(url if "://" in url else str(Path(url).absolute()), self.config.shards)
 
     @cached_property
     def jobs(self) -> Jobs:
-        right = partial(_right, self.this.teacher_method, self.this.answer_type, self.this.config.curate)
+        right = functools.partial(_right, self.this.teacher_method, self.this.answer_type, self.this.config.curate)
         return {teacher.name: teacher.job(right) for teacher in self.this.teachers}
 
     @cached_property
@@ -252,40 +109,42 @@ class Cluster:
                 "teacher.mode: a batch is the server's work, and needs no cluster.\n"
                 "Ask with cluster=null, and bring the store's completions into cluster.store."
             )
-        known = self.parts.files.names("done")
-        shards = [shard for shard in self.shards if mark_of(shard, self.jobs).removeprefix("done/") not in known]
+        there = self.parts.files.names("done")
+        shards = [shard for shard in self.shards if mark_of(shard, self.jobs).removeprefix("done/") not in there]
         if not shards:
             return
         local = any(teacher.backend == "transformers" for teacher in self.this.config.all_teachers)
         workers = self._workers(local, len(shards))
-        outcomes: list[Outcome] = []
         interrupted = threading.Event()
-        with self._office(workers) as office, self._watched(office, shards, interrupted):
-            rows = [{"work": pickle.dumps(shard)} for shard in shards]
-            with first_interrupt(interrupted.set):
-                for row in self._map(Asker, rows, workers, local, office):
-                    outcome: Outcome = pickle.loads(row["outcome"])
-                    self.failed[row["shard"]] = outcome.failed
-                    outcomes.append(outcome)
+        ended: list[CotdistillError | None] = []
+        with (
+            self._office(workers) as office,
+            self._watched(office, shards, interrupted),
+            first_interrupt(interrupted.set),
+        ):
+            for row in self._map(Asker, shards, workers, local, Line(office)):
+                outcome: Outcome = unpacked(row["found"])
+                self.failed[outcome.shard] = outcome.failed
+                ended.append(outcome.ended)
         if interrupted.is_set():
             raise KeyboardInterrupt
-        ended = [outcome.ended for outcome in outcomes]
-        if first := next((e for e in ended if e and not isinstance(e, BudgetReached | Stopped)), None):
-            raise first
-        if self.wanted:
+        for error in ended:
+            if error is not None and not isinstance(error, BudgetReached | Stopped):
+                raise error
+        if self.wanted is not None:
             raise self.this.budget.reached(self.wanted)
 
     def write_generations(self, path: Path, partial: bool) -> None:
         """The teachers' generations, by question; `partial`: as far as they go."""
         with atomic(path) as out:
-            for lines in self._read(partial, None):
-                out.write(lines.lines)
+            out.writelines(lines.lines for lines in self._read(partial, None))
 
-    def curated(self, job: curate.Job) -> Iterator[curate.Part]:
+    def curated(self, job: curate.Job) -> Generator[Part]:
         """What curation makes of the generations, by question."""
         for lines in self._read(True, job):
-            lines.part.lines = [lines.lines]
-            yield lines.part
+            if isinstance(lines.part, Part):
+                lines.part.lines = [lines.lines]
+                yield lines.part
 
     def answer(
         self, job: Job, questions: Sequence[Question], timed: Timed, advance: Callable[[int, int], None]
@@ -296,35 +155,201 @@ class Cluster:
         missing = [work.question for work in works if work.next_samples() or work.unanswered()]
         size = ANSWERS_AT_ONCE * timed.backend.batch_size
         pieces = [missing[start : start + size] for start in range(0, len(missing), size)]
-        if not pieces:
-            return
-        rows = [{"work": pickle.dumps(piece)} for piece in pieces]
-        workers = self._workers(True, len(pieces))
-        for done, row in enumerate(self._map(Answerer, rows, workers, True, timed.backend, job, Path.cwd()), 1):
-            found = pickle.loads(row["found"])
-            if isinstance(found, CotdistillError):
-                raise found
-            rows_found, seconds, made, failed = found
-            self.this.store.write(rows_found)
+        for i, row in enumerate(
+            self._map(Answerer, pieces, self._workers(True, len(pieces)), True, timed.backend, job, Path.cwd())
+        ):
+            rows, seconds, made, failed = _found(row["found"])
+            self.this.store.write(rows)
             timed.seconds, timed.made, timed.failed = timed.seconds + seconds, timed.made + made, timed.failed + failed
-            advance(done, len(pieces))
+            advance(i + 1, len(pieces))
 
     def _read(self, partial: bool, job: curate.Job | None) -> Iterator[Lines]:
         """All lines in the order of the questions: Ray sorts them, on disk where memory does not hold them."""
         self.served = {name: Counter() for name in self.jobs}
-        rows = []
-        for shard in self._all_shards():
-            of_shard = job and job.of(shard.questions)
-            rows.append({"work": pickle.dumps((shard, self.failed.get(shard.number, []), of_shard))})
-        read = partial_of(read_lines, url=self.parts.files.url, jobs=self.jobs, partial=partial)
-        with errors_named():
-            data = self._data(rows).map_batches(read, batch_size=1).sort(["position", "sequence"])
-            for row in data.iter_rows():
-                part = pickle.loads(row["part"])
-                if isinstance(part, CotdistillError):
-                    raise part
+        asked = {shard.number for shard in self.shards}
+        others = [int(name) for name in self.parts.files.names() if name.isdigit() and int(name) not in asked]
+        works = [(shard, self.failed.get(shard.number, ()), job and job_of(job, shard)) for shard in self.shards]
+        if job is not None:  # what these were served is counted too
+            works += [(Shard(number, ()), (), job_of(job, Shard(number, ()))) for number in others]
+        read = functools.partial(read_lines, url=self.parts.files.url, jobs=self.jobs, partial=partial)
+        with errors_named(self.ray):
+            for row in self._data(works).map_batches(read, batch_size=1).sort(["position", "sequence"]).iter_rows():
+                part = _found(row["part"])
                 if row["position"] >= 0:
                     yield Lines(row["position"], row["sequence"], row["lines"], part)
-                else:
-                    for name, counts in part.items():
-                        self.served[name].update(counts)
+                    continue
+                for name, counts in part.items():
+                    self.served[name].update(counts)
+
+    def _map(self, worker: type, items: Sequence[object], workers: int, local: bool, *args: object) -> Iterator[Any]:
+        """What workers, each an actor of its own, find for the items, as they end."""
+        from ray.data import ActorPoolStrategy
+
+        if not items:
+            return
+        pool = ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1)
+        with errors_named(self.ray):
+            data = self._data(items).map_batches(
+                worker, fn_constructor_args=args, batch_size=1, compute=pool, **self._resources(local, workers)
+            )
+            yield from data.iter_rows()
+
+    def _data(self, items: Sequence[object]) -> Any:
+        """A row and a block for each."""
+        from ray.data import from_items
+
+        return from_items([{"work": pickle.dumps(item)} for item in items], override_num_blocks=len(items))
+
+    def _nodes(self) -> list[Mapping[str, float]]:
+        return [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+
+    def _workers(self, local: bool, most: int) -> int:
+        """How many work at once: no more than there are items, or than requests may be in flight."""
+        gpus = sum(node.get("GPU", 0) for node in self._nodes()) if local else 0
+        found = self.config.workers or int(gpus) or len(self._nodes())
+        if not local:
+            found = min(found, self.this.config.limits.concurrency or found)
+        return max(1, min(found, most))
+
+    def _resources(self, local: bool, workers: int) -> dict[str, float]:
+        """What each worker has of its machine."""
+        nodes = self._nodes()
+        if local and any(node.get("GPU") for node in nodes):
+            return {"num_gpus": 1}
+        cpus = min(node["CPU"] for node in nodes if node.get("CPU"))
+        return {"num_cpus": max(1, cpus // math.ceil(workers / len(nodes))) if local else 1}
+
+    @contextmanager
+    def _office(self, workers: int) -> Iterator[Any]:
+        """The actor that gives out the budget, on this machine, one for a store; at the end the run's own knows all."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        this, limits = self.this, self.this.config.limits
+        here = NodeAffinitySchedulingStrategy(self.ray.get_runtime_context().get_node_id(), soft=False)
+        name = f"office-{hashlib.sha256(self.parts.files.url.encode()).hexdigest()[:16]}"
+        actor = self.ray.remote(num_cpus=0)(Office).options(name=name, scheduling_strategy=here)
+        path = (this.folder / "spent.json").absolute()
+        this.budget.save()
+        office = _when_free(lambda: actor.remote(this.budget.most, path, limits.timeout + LATE_SECONDS), self.parts.url)
+        each = {
+            "requests_per_minute": limits.requests_per_minute / workers,
+            "tokens_per_minute": limits.tokens_per_minute / workers,
+            "concurrency": limits.concurrency and limits.concurrency // workers,
+        }
+        config = this.config.model_copy(update={"limits": limits.model_copy(update=each)})
+        try:
+            with errors_named(self.ray):
+                orders = Orders(__version__, Path.cwd(), config, this.teacher_method, self.jobs, self.parts.files.url)
+                self.ray.get(office.open.remote(orders))
+                try:
+                    yield office
+                finally:
+                    this.budget.spent, this.budget.lost, self.wanted = self.ray.get(office.balance.remote())
+        finally:
+            self.ray.kill(office)
+
+    @contextmanager
+    def _watched(self, office: Any, shards: Sequence[Shard], interrupted: threading.Event) -> Iterator[None]:
+        """Show how far the workers are, and tell them to stop after a Ctrl-C."""
+        ended = threading.Event()
+        total = sum(len(shard.asked) * job.n * job.steps for shard in shards for job in self.jobs.values())
+
+        def watch(advance: progress.Advance) -> None:
+            told = False
+            while not ended.wait(LOOK_SECONDS):
+                with suppress(self.ray.exceptions.RayError):
+                    advance(self.ray.get(office.how_far.remote()), total)
+                    if interrupted.is_set() and not told:
+                        told = True
+                        progress.say("stopping: waiting for what is in flight. Ctrl-C again leaves it.")
+                        self.ray.get(office.stop.remote())
+
+        with progress.stage("generate", "completions") as advance:
+            thread = threading.Thread(target=watch, args=(advance,))
+            thread.start()
+            try:
+                yield
+            finally:
+                ended.set()
+                thread.join()
+
+
+def _right(
+    method: Method, answer_type: AnswerType, config: CurateConfig, question: Question, generation: Generation
+) -> str | None:
+    return curate.rationale_of(generation, question, method, answer_type, config)
+
+
+def _found(packed: bytes) -> Any:
+    """What a worker found. Raises the error that it met."""
+    found = unpacked(packed)
+    if isinstance(found, CotdistillError):
+        raise found
+    return found
+
+
+def _when_free(start: Callable[[], Any], store: str) -> Any:
+    """An actor whose name is free: where a driver was killed, Ray ends its actors a little later."""
+    until = time.monotonic() + FREE_SECONDS
+    while True:
+        try:
+            return start()
+        except ValueError as error:
+            if "already taken" not in str(error) and "already exists" not in str(error):
+                raise
+            if time.monotonic() > until:
+                raise ConfigError(
+                    f"{store}: another run of this cluster is buying into this store.\n"
+                    "Wait for it, or give this one a store of its own: cluster.store=URL."
+                ) from None
+            time.sleep(LOOK_SECONDS)
+
+
+@contextmanager
+def errors_named(ray: Any) -> Iterator[None]:
+    """What Ray says, as an error of ours."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None) or error
+        raise BackendError(
+            f"the cluster could not do its part ({type(cause).__name__}: {_last_line(cause)}).\n"
+            "What is stored stays: the same command goes on from there."
+        ) from error
+
+
+def _last_line(error: BaseException) -> str:
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "no word of it")[:300]
+
+
+@contextmanager
+def open_cluster(this: Run, config: ClusterConfig) -> Iterator[Cluster]:
+    """The cluster of a run's config, for as long as the block runs. Raises `ConfigError` where there is none."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+        import ray.data
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "ray", "ray") from None
+    mine = not ray.is_initialized()
+    if mine:
+        _connect(ray, config.address)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        yield Cluster(this, config, ray)
+    finally:
+        if mine:
+            ray.shutdown()
+
+
+def _connect(ray: Any, address: str) -> None:
+    try:
+        ray.init(address, namespace=NAMESPACE, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"cluster.address={address}: no Ray cluster can be reached ({_last_line(error)}).\n"
+            "Start one with `ray start --head`, or take this machine alone: cluster.address=local."
+        ) from None

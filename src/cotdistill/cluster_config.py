@@ -17,7 +17,8 @@ class ClusterConfig(Section):
         "auto", description="auto: the cluster that this machine is a part of; local: one made here; or host:port"
     )
     store: str = Field(
-        "", description="completions bought: a folder that all machines see, or s3://bucket/path; none: RUNS/store.parts"
+        "",
+        description="completions bought: a folder that all machines see, or s3://bucket/path; none: RUNS/store.parts",
     )
     shards: int = Field(256, ge=1, le=65536, description="parts of the questions; of a store, once and for all")
     workers: int = Field(0, ge=0, description="shards at once; 0: one for each GPU if models are asked, else each node")

@@ -137,7 +137,7 @@ class _Asking:
         self.outbox: list[Row | Mark] = []  # for it
         self.unsaved = 0  # completions that are not on the disk
         self.most_in_flight = 0  # requests at once
-        self.per_sample = 2 if job.cue else 1
+        self.per_sample = job.steps
         self.done, self.total = 0, len(questions) * job.n * self.per_sample
         self.same = self.different = 0
 

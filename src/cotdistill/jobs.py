@@ -49,6 +49,11 @@ class Job:
     def cue(self) -> str | None:
         return self.method.answer_cue
 
+    @property
+    def steps(self) -> int:
+        """Completions a sample."""
+        return 2 if self.cue else 1
+
 
 def second_prompt(method: Method, first: tuple[str, ...], text: str) -> tuple[str, ...]:
     """The prompt that asks for the answer after `text`, which the `first` prompt brought."""

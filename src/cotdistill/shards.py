@@ -12,14 +12,17 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import groupby, takewhile
+from dataclasses import dataclass, field, replace
+from functools import partial as bound
+from itertools import chain, groupby, takewhile
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
 from cotdistill import curate
 from cotdistill.backends import Backend
+from cotdistill.choice import Part
+from cotdistill.chunks import batches
 from cotdistill.completions import Completion, Request, canonical, hash_of
 from cotdistill.errors import CotdistillError, DataError
 from cotdistill.generate import ask
@@ -31,7 +34,7 @@ from cotdistill.teachers import read_jobs
 
 Jobs = Mapping[str, Job]  # what each teacher is asked, by its name
 HELD_SECONDS = 60  # that a shard may be held by a worker that is being ended
-LINES_BYTES = 2**20  # of generations or pairs in one row
+LINES_BYTES = 2**20  # of generations in one row
 
 
 class Shard(NamedTuple):
@@ -49,6 +52,7 @@ class Shard(NamedTuple):
 class Outcome:
     """How asking for a shard ended: whole, or with samples that `failed`, or before its end, by what `ended` it."""
 
+    shard: int = 0
     failed: list[Row] = field(default_factory=list)
     ended: CotdistillError | None = None
     done: bool = False
@@ -91,12 +95,21 @@ def into_shards(questions: Sequence[Question], job: Job, parts: Parts) -> list[S
     return [Shard(number, asked) for number, asked in sorted(found.items())]
 
 
+def job_of(job: curate.Job, shard: Shard) -> curate.Job:
+    """What judges the generations of a shard alone."""
+    ids = {question.id for question in shard.questions}
+    listed = None if job.listed is None else job.listed & ids
+    return replace(job, questions={q.id: q for q in shard.questions}, listed=listed, held_out=job.held_out & ids)
+
+
 def mark_of(shard: Shard, jobs: Jobs) -> str:
     """The file that says that all of a shard is there; none where a judgement decides what all is."""
     if any(job.until for job in jobs.values()):
         return ""
-    asked = [[job.id.hex(), job.n, [job.first.key((job.method.prompt(q),)).hex() for q in shard.questions]]
-             for job in jobs.values()]
+    asked = [
+        [job.id.hex(), job.n, [job.first.key((job.method.prompt(q),)).hex() for q in shard.questions]]
+        for job in jobs.values()
+    ]
     return f"done/{shard.number:05}-{hash_of(canonical(asked).encode()).hex()}"
 
 
@@ -106,17 +119,17 @@ def ask_shard(
     backends: Mapping[str, Backend],
     parts: Parts,
     stopped: Callable[[], bool],
-    progress: Callable[[int, int], None],
+    progress: Callable[[int], None],
 ) -> Outcome:
     """Ask each teacher for what is missing of a shard, and put its parts into one."""
-    outcome = Outcome()
+    outcome = Outcome(shard.number)
     with held_shard(parts, shard.number) as store:
         before = 0
         try:
             for name, job in jobs.items():
                 noted = Noted(backends[name], job, outcome.failed, stopped=stopped)
-                ask(job, shard.questions, noted, store, lambda done, total, so_far=before: progress(so_far + done, 0))
-                before += len(shard.asked) * job.n * (2 if job.cue else 1)
+                ask(job, shard.questions, noted, store, bound(_advance, progress, before))
+                before += len(shard.asked) * job.n * job.steps
         except CotdistillError as error:
             outcome.ended = error
             return outcome
@@ -125,6 +138,10 @@ def ask_shard(
     if outcome.done and (mark := mark_of(shard, jobs)):
         parts.files.put(mark, b"")
     return outcome
+
+
+def _advance(progress: Callable[[int], None], before: int, done: int, total: int) -> None:
+    progress(before + done)
 
 
 def _all_there(shard: Shard, job: Job, store: Store) -> bool:
@@ -151,13 +168,13 @@ def held_shard(parts: Parts, number: int) -> Iterator[ShardStore]:
 class Lines(NamedTuple):
     """Some generations of one question as lines, or pairs, with the `Part` that curation made beside them.
 
-    At position -1: how many completions of each teacher its server gave under which name.
+    At position -1 how many completions of each teacher its server gave under which name, at -2 the error that ended it.
     """
 
     position: int
     sequence: int
     lines: bytes = b""
-    part: curate.Part | dict[str, dict[str, int]] | None = None
+    part: Part | dict[str, dict[str, int]] | CotdistillError | None = None
 
 
 def read_shard(
@@ -167,18 +184,20 @@ def read_shard(
 
     `failed` are the samples that asking did not get. Raises `DataError` where completions are gone.
     """
-    with tempfile.TemporaryDirectory(prefix="cotdistill-") as scratch:
-        with ShardStore(parts, shard.number, Path(scratch)) as store:
-            store.write(failed)
-            yield Lines(-1, shard.number, part={name: store.served(one.first.identity) for name, one in jobs.items()})
-            try:
-                generations = read_jobs(jobs, shard.questions, store, partial)
-                for position, group in _by_position(shard, generations):
-                    yield from _lines(position, group) if job is None else _curated(position, group, job)
-            except DataError:
-                if mark := mark_of(shard, jobs):
-                    parts.files.remove([mark])
-                raise
+    with (
+        tempfile.TemporaryDirectory(prefix="cotdistill-") as scratch,
+        ShardStore(parts, shard.number, Path(scratch)) as store,
+    ):
+        store.write(failed)
+        yield Lines(-1, shard.number, part={name: store.served(one.first.identity) for name, one in jobs.items()})
+        try:
+            generations = read_jobs(jobs, shard.questions, store, partial)
+            for position, group in _by_position(shard, generations):
+                yield from _lines(position, group) if job is None else _curated(position, group, job)
+        except DataError:
+            if mark := mark_of(shard, jobs):
+                parts.files.remove([mark])
+            raise
 
 
 def _by_position(shard: Shard, generations: Iterator[Generation]) -> Iterator[tuple[int, Iterator[Generation]]]:
@@ -188,9 +207,14 @@ def _by_position(shard: Shard, generations: Iterator[Generation]) -> Iterator[tu
 
 
 def _curated(position: int, group: Iterator[Generation], job: curate.Job) -> Iterator[Lines]:
-    part = job(list(group))
-    lines, part.lines = b"".join(part.lines), []
-    yield Lines(position, 0, lines, part)
+    """A question that is larger than a chunk goes on from one to the next."""
+    chunks = batches(group)
+    some = next(chunks)
+    for sequence, following in enumerate(chain(chunks, [[]])):
+        part = job(some, cut=bool(sequence or following))
+        lines, part.lines = b"".join(part.lines), []
+        yield Lines(position, sequence, lines, part)
+        some = following
 
 
 def _lines(position: int, group: Iterator[Generation]) -> Iterator[Lines]:
@@ -208,4 +232,3 @@ def _pieces(generations: Iterator[Generation]) -> Iterator[bytes]:
             yield b"".join(lines)
             lines, size = [], 0
     yield b"".join(lines)
-

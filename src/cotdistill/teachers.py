@@ -94,8 +94,6 @@ def read_jobs(
     return heapq.merge(*streams, key=lambda generation: position[generation.question_id])
 
 
-def _named(
-    name: str, job: Job, questions: Sequence[Question], store: Store, partial: bool
-) -> Iterator[Generation]:
+def _named(name: str, job: Job, questions: Sequence[Question], store: Store, partial: bool) -> Iterator[Generation]:
     for generation in read(job, questions, store, partial):
         yield replace(generation, teacher=name)

@@ -1,0 +1,248 @@
+"""Those who work in a cluster, and the office that tells them what to do: without a word of Ray.
+
+    Asker(call)({"work": [pickle.dumps(shard)]})     # `call` reaches the office: call("look", 17, 200)
+
+Items and findings are pickled: they travel through an engine that knows rows of bytes. An error of ours is a finding.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import pickle
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+from uuid import uuid4
+
+from cotdistill import __version__
+from cotdistill.backends import Backend
+from cotdistill.backends.transformers import TransformersBackend
+from cotdistill.budget import ENDLESS, Amount, Budget
+from cotdistill.config import Config
+from cotdistill.errors import BudgetReached, ConfigError, CotdistillError
+from cotdistill.generate import ask
+from cotdistill.jobs import Job
+from cotdistill.methods import Method
+from cotdistill.parts import Parts
+from cotdistill.records import Question
+from cotdistill.results.timing import Timed
+from cotdistill.shards import Jobs, Lines, Noted, Outcome, Shard, Stopped, ask_shard, read_shard
+from cotdistill.shares import Desk, Share
+from cotdistill.store import Store
+from cotdistill.teachers import limit_of, open_teachers
+
+Batch = Mapping[str, Any]  # a column of bytes, "work", with one item
+LOOK_SECONDS = 1.0  # between two looks whether to stop
+ROWS_BYTES = 2**20  # of lines that a worker sends at once
+
+
+class Call(Protocol):
+    """A worker's way to the office."""
+
+    worker: str  # its name, which stays when it is started anew
+
+    def __call__(self, name: str, *values: object) -> Any: ...
+
+
+class Orders(NamedTuple):
+    """All that a worker must know to ask the teachers. Kept by the office, in memory alone: the config has the keys."""
+
+    version: str
+    folder: Path  # where the driver was started
+    config: Config
+    method: Method
+    jobs: Jobs
+    url: str
+
+
+def unpacked(found: bytes) -> Any:
+    """What a worker of ours pickled."""
+    return pickle.loads(found)  # noqa: S301
+
+
+class Office(Desk):
+    """The desk of a run's budget beside its folder, with the orders, and how far the workers are."""
+
+    def __init__(self, most: Amount, path: Path, lease: float) -> None:
+        super().__init__(Budget(most, path), lease)
+        self.stopping = False
+        self.wanted: Amount | None = None
+        self.done: dict[int, int] = {}
+
+    def open(self, orders: Orders) -> None:
+        self.orders = orders
+
+    def join(self, worker: str) -> Orders:
+        """The orders, for a worker that may have been here before it was killed."""
+        self.forget(f"{worker}/")
+        return self.orders
+
+    def look(self, shard: int, done: int, begins: bool = False) -> bool:
+        """A worker's completions of a shard; whether it is to stop, or not to begin."""
+        self.done[shard] = done
+        return self.stopping or (begins and self.wanted is not None)
+
+    def how_far(self) -> int:
+        return sum(self.done.values())
+
+    def stop(self) -> None:
+        self.stopping = True
+
+    def refuse(self, wanted: Amount) -> None:
+        """There was no room for so much."""
+        self.wanted = wanted
+
+    def balance(self) -> tuple[Amount, Amount, Amount | None]:
+        """At the end: what is spent, how much of it is lost, and what there was no room for."""
+        return *self.close(), self.wanted
+
+
+class Asker:
+    """A worker that asks the teachers for one shard after the other, within its share of the limits."""
+
+    def __init__(self, call: Call) -> None:
+        self.call, self.worker = call, call.worker
+        self.looked, self.stopping, self.done, self.shard = 0.0, False, 0, 0
+
+    def __call__(self, batch: Batch) -> dict[str, list[Any]]:
+        shard: Shard = unpacked(batch["work"][0])
+        try:
+            outcome = self.ask(shard)
+        except CotdistillError as error:
+            outcome = Outcome(ended=error)
+        if isinstance(outcome.ended, BudgetReached) and self.share.wanted:
+            self.call("refuse", self.share.wanted)
+        elif outcome.ended is not None:
+            self.call("stop")
+        outcome.shard = shard.number
+        return {"found": [pickle.dumps(outcome)]}
+
+    def ask(self, shard: Shard) -> Outcome:
+        if self.call("look", shard.number, 0, True):
+            return Outcome(ended=Stopped())
+        self.shard, self.done = shard.number, 0
+        try:
+            return ask_shard(shard, self.orders.jobs, self.backends, self.parts, self.stopped, self.advance)
+        finally:
+            self.share.leave()
+            self.call("look", self.shard, self.done)
+
+    def advance(self, done: int) -> None:
+        self.done = done
+
+    def stopped(self) -> bool:
+        if time.monotonic() - self.looked > LOOK_SECONDS:
+            self.looked = time.monotonic()
+            self.stopping = self.call("look", self.shard, self.done)
+        return self.stopping
+
+    @cached_property
+    def orders(self) -> Orders:
+        orders: Orders = self.call("join", self.worker)
+        if orders.version != __version__:
+            raise ConfigError(
+                f"{socket.gethostname()} has cotdistill {__version__}, and the driver {orders.version}.\n"
+                "Install the same on all machines."
+            )
+        return orders
+
+    @cached_property
+    def parts(self) -> Parts:
+        return Parts(self.orders.url, 0)
+
+    @cached_property
+    def share(self) -> Share:
+        limited = limit_of(self.orders.config.limits) != ENDLESS
+        return Share(f"{self.worker}/{uuid4().hex}", functools.partial(self.call, "draw"), limited)
+
+    @cached_property
+    def backends(self) -> dict[str, Backend]:
+        """The teachers, each of them the one that the driver means."""
+        orders = self.orders
+        if any(teacher.backend != "openai" for teacher in orders.config.all_teachers):
+            enter(orders.folder)
+        found = {t.name: t.backend for t in open_teachers(orders.config, orders.method, self.share)}
+        for name, backend in found.items():
+            refuse_another(backend, orders.jobs[name])
+        return found
+
+
+class Answerer:
+    """A worker that holds a local model, and answers some questions after others."""
+
+    def __init__(self, backend: TransformersBackend, job: Job, folder: Path) -> None:
+        self.backend, self.job, self.folder = backend, job, folder
+
+    def __call__(self, batch: Batch) -> dict[str, list[Any]]:
+        questions: list[Question] = unpacked(batch["work"][0])
+        timed = Timed(self.backend)
+        noted = Noted(timed, self.job, all_rows=True)
+        try:
+            enter(self.folder)
+            refuse_another(self.backend, self.job)
+            with (
+                tempfile.TemporaryDirectory(prefix="cotdistill-") as folder,
+                Store(Path(folder) / "store.sqlite") as store,
+            ):
+                ask(self.job, questions, noted, store)
+            found: Any = noted.rows, timed.seconds, timed.made, timed.failed
+        except CotdistillError as error:
+            found = error
+        return {"found": [pickle.dumps(found)]}
+
+
+def read_lines(batch: Batch, url: str, jobs: Jobs, partial: bool) -> Iterator[dict[str, list[Any]]]:
+    """The lines of one shard, some at a time; an error of ours in their place, before all others."""
+    shard, failed, job = unpacked(batch["work"][0])
+    some: list[Lines] = []
+    size = 0
+    try:
+        for lines in read_shard(shard, jobs, Parts(url, 0), failed, partial, job):
+            some.append(lines)
+            size += len(lines.lines)
+            if size > ROWS_BYTES:
+                yield _columns(some)
+                some, size = [], 0
+    except CotdistillError as error:
+        some = [Lines(-2, 0, part=error)]
+    if some:
+        yield _columns(some)
+
+
+def _columns(some: Sequence[Lines]) -> dict[str, list[Any]]:
+    position, sequence, lines, parts = zip(*some, strict=True)
+    return {
+        "position": list(position),
+        "sequence": list(sequence),
+        "lines": list(lines),
+        "part": [pickle.dumps(part) for part in parts],
+    }
+
+
+def enter(folder: Path) -> None:
+    """Work where the driver was started, so that relative paths are the same."""
+    try:
+        os.chdir(folder)
+    except OSError:
+        raise ConfigError(
+            f"{socket.gethostname()} does not see {folder}, where the run was started.\n"
+            "Local models and training need one folder that all machines of the cluster see."
+        ) from None
+
+
+def refuse_another(backend: Backend, job: Job) -> None:
+    """Raise `ConfigError` where a model is not here, or is not the one that the driver means."""
+    try:
+        identity: object = dict(backend.identity)
+    except CotdistillError as error:
+        identity = str(error).splitlines()[0]
+    if identity != dict(job.first.identity):
+        raise ConfigError(
+            f"{socket.gethostname()} has another model than the driver: {identity}, not {dict(job.first.identity)}.\n"
+            "Local models must be in a folder that all machines of the cluster see."
+        )
