@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import pickle
+import shutil
 import threading
 import time
 from collections import Counter
@@ -23,6 +24,7 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from cotdistill import __version__, curate, progress
 from cotdistill.answers import AnswerType
@@ -30,30 +32,24 @@ from cotdistill.backends.openai import first_interrupt
 from cotdistill.budget import Amount
 from cotdistill.choice import Part
 from cotdistill.cluster_config import ClusterConfig
-from cotdistill.config import CurateConfig
-from cotdistill.crew import LOOK_SECONDS, Answerer, Asker, Office, Orders, read_lines, unpacked
+from cotdistill.config import CurateConfig, StudentConfig
+from cotdistill.crew import LOOK_SECONDS, Answerer, Asker, Lesson, Office, Orders, learn, read_lines, unpacked
 from cotdistill.errors import BackendError, BudgetReached, ConfigError, CotdistillError, missing_extra
 from cotdistill.jobs import Job, Work, look
 from cotdistill.methods import Method
 from cotdistill.parts import Parts
-from cotdistill.records import Generation, Question, atomic
+from cotdistill.records import Generation, Pair, Question, atomic, write_atomic
 from cotdistill.results.timing import Timed
-from cotdistill.shards import (
-    Jobs,
-    Lines,
-    Outcome,
-    Shard,
-    Stopped,
-    into_shards,
-    job_of,
-    mark_of,
-)
+from cotdistill.shards import Jobs, Lines, Outcome, Shard, Stopped, in_order, into_shards, job_of, mark_of
 from cotdistill.store import Row
+from cotdistill.students.train import fingerprint, trained_facts
 
 if TYPE_CHECKING:
     from cotdistill.runs import Run
+    from cotdistill.students.dev_answers import Answer
 
 NAMESPACE = "cotdistill"
+TRAININGS = 3  # that may be begun anew, where a worker was lost; each goes on from a checkpoint
 LATE_SECONDS = 30  # beyond a request's time, without a word of a worker
 FREE_SECONDS = 30  # in which the desk of a driver that was killed is gone
 ROWS_BYTES = 2**20  # of lines that a worker sends at once
@@ -88,10 +84,15 @@ class Cluster:
         self.failed: dict[int, list[Row]] = {}  # by shard: the samples that asking did not get
         self.served: dict[str, Counter[str]] = {}
 
+    @property
+    def url(self) -> str:
+        """Where what was bought is."""
+        url = self.config.store or str(self.this.config.runs / "store.parts")
+        return url if "://" in url else str(Path(url).absolute())
+
     @cached_property
     def parts(self) -> Parts:
-        url = self.config.store or str(self.this.config.runs / "store.parts")
-        return Parts(url if "://" in url else str(Path(url).absolute()), self.config.shards)
+        return Parts(self.url, self.config.shards)
 
     @cached_property
     def jobs(self) -> Jobs:
@@ -117,12 +118,14 @@ class Cluster:
         workers = self._workers(local, len(shards))
         interrupted = threading.Event()
         ended: list[CotdistillError | None] = []
+        total = sum(len(shard.asked) * job.n * job.steps for shard in shards for job in self.jobs.values())
         with (
-            self._office(workers) as office,
-            self._watched(office, shards, interrupted),
+            self._orders(workers),
+            progress.stage("generate", "completions") as advance,
+            self._watched(lambda done: advance(done, total), interrupted),
             first_interrupt(interrupted.set),
         ):
-            for row in self._map(Asker, shards, workers, local, Line(office)):
+            for row in self._map(Asker, shards, workers, local):
                 outcome: Outcome = unpacked(row["found"])
                 self.failed[outcome.shard] = outcome.failed
                 ended.append(outcome.ended)
@@ -155,42 +158,53 @@ class Cluster:
         missing = [work.question for work in works if work.next_samples() or work.unanswered()]
         size = ANSWERS_AT_ONCE * timed.backend.batch_size
         pieces = [missing[start : start + size] for start in range(0, len(missing), size)]
-        for i, row in enumerate(
-            self._map(Answerer, pieces, self._workers(True, len(pieces)), True, timed.backend, job, Path.cwd())
-        ):
-            rows, seconds, made, failed = _found(row["found"])
-            self.this.store.write(rows)
-            timed.seconds, timed.made, timed.failed = timed.seconds + seconds, timed.made + made, timed.failed + failed
-            advance(i + 1, len(pieces))
+        if not pieces:
+            return
+        workers = self._workers(True, len(pieces))
+        with self._watched(lambda done: None):
+            for i, row in enumerate(self._map(Answerer, pieces, workers, True, timed.backend, job, Path.cwd())):
+                rows, seconds, made, failed = _found(row)
+                self.this.store.write(rows)
+                timed.seconds += seconds
+                timed.made += made
+                timed.failed += failed
+                advance(i + 1, len(pieces))
 
     def _read(self, partial: bool, job: curate.Job | None) -> Iterator[Lines]:
-        """All lines in the order of the questions: Ray sorts them, on disk where memory does not hold them."""
+        """All lines, in the order of the questions."""
         self.served = {name: Counter() for name in self.jobs}
-        asked = {shard.number for shard in self.shards}
-        others = [int(name) for name in self.parts.files.names() if name.isdigit() and int(name) not in asked]
-        works = [(shard, self.failed.get(shard.number, ()), job and job_of(job, shard)) for shard in self.shards]
-        if job is not None:  # what these were served is counted too
-            works += [(Shard(number, ()), (), job_of(job, Shard(number, ()))) for number in others]
-        read = functools.partial(read_lines, url=self.parts.files.url, jobs=self.jobs, partial=partial)
-        with errors_named(self.ray):
-            for row in self._data(works).map_batches(read, batch_size=1).sort(["position", "sequence"]).iter_rows():
-                part = _found(row["part"])
-                if row["position"] >= 0:
-                    yield Lines(row["position"], row["sequence"], row["lines"], part)
-                    continue
-                for name, counts in part.items():
+        shards = self.shards
+        if job is not None:  # what all of the store was served is counted
+            asked = {shard.number for shard in shards}
+            others = (int(name) for name in self.parts.files.names() if name.isdigit())
+            shards = shards + [Shard(number, ()) for number in others if number not in asked]
+        works = [(shard, self.failed.get(shard.number, ()), job and job_of(job, shard)) for shard in shards]
+        for lines in in_order(self._lines(works, partial), self.this.folder):
+            if lines.position >= 0:
+                yield lines
+            elif isinstance(lines.part, dict):
+                for name, counts in lines.part.items():
                     self.served[name].update(counts)
+
+    def _lines(self, works: Sequence[object], partial: bool) -> Iterator[Lines]:
+        """All lines, as workers find them."""
+        read = functools.partial(read_lines, url=self.url, jobs=self.jobs, partial=partial)
+        with errors_named(self.ray):
+            for row in self._data(works).map_batches(read, batch_size=1).iter_rows():
+                yield from _found(row)
 
     def _map(self, worker: type, items: Sequence[object], workers: int, local: bool, *args: object) -> Iterator[Any]:
         """What workers, each an actor of its own, find for the items, as they end."""
         from ray.data import ActorPoolStrategy
 
-        if not items:
-            return
         pool = ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1)
         with errors_named(self.ray):
             data = self._data(items).map_batches(
-                worker, fn_constructor_args=args, batch_size=1, compute=pool, **self._resources(local, workers)
+                worker,
+                fn_constructor_args=(Line(self.office), *args),
+                batch_size=1,
+                compute=pool,
+                **self._resources(local, workers),
             )
             yield from data.iter_rows()
 
@@ -219,59 +233,117 @@ class Cluster:
         cpus = min(node["CPU"] for node in nodes if node.get("CPU"))
         return {"num_cpus": max(1, cpus // math.ceil(workers / len(nodes))) if local else 1}
 
-    @contextmanager
-    def _office(self, workers: int) -> Iterator[Any]:
-        """The actor that gives out the budget, on this machine, one for a store; at the end the run's own knows all."""
+    @cached_property
+    def office(self) -> Any:
+        """The actor that gives out the budget, on this machine; one for a store."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        this, limits = self.this, self.this.config.limits
         here = NodeAffinitySchedulingStrategy(self.ray.get_runtime_context().get_node_id(), soft=False)
-        name = f"office-{hashlib.sha256(self.parts.files.url.encode()).hexdigest()[:16]}"
+        name = f"office-{hashlib.sha256(self.url.encode()).hexdigest()[:16]}"
         actor = self.ray.remote(num_cpus=0)(Office).options(name=name, scheduling_strategy=here)
-        path = (this.folder / "spent.json").absolute()
-        this.budget.save()
-        office = _when_free(lambda: actor.remote(this.budget.most, path, limits.timeout + LATE_SECONDS), self.parts.url)
+        path = (self.this.folder / "spent.json").absolute()
+        lease = self.this.config.limits.timeout + LATE_SECONDS
+        return _when_free(lambda: actor.remote(self.this.budget.most, path, lease), self.url)
+
+    def close(self) -> None:
+        if "office" in self.__dict__:
+            self.ray.kill(self.office)
+
+    @contextmanager
+    def _orders(self, workers: int) -> Iterator[None]:
+        """Have the office give each worker its share of the limits; at the end the run's budget knows what is spent."""
+        this, limits = self.this, self.this.config.limits
         each = {
             "requests_per_minute": limits.requests_per_minute / workers,
             "tokens_per_minute": limits.tokens_per_minute / workers,
             "concurrency": limits.concurrency and limits.concurrency // workers,
         }
         config = this.config.model_copy(update={"limits": limits.model_copy(update=each)})
-        try:
-            with errors_named(self.ray):
-                orders = Orders(__version__, Path.cwd(), config, this.teacher_method, self.jobs, self.parts.files.url)
-                self.ray.get(office.open.remote(orders))
-                try:
-                    yield office
-                finally:
-                    this.budget.spent, this.budget.lost, self.wanted = self.ray.get(office.balance.remote())
-        finally:
-            self.ray.kill(office)
-
-    @contextmanager
-    def _watched(self, office: Any, shards: Sequence[Shard], interrupted: threading.Event) -> Iterator[None]:
-        """Show how far the workers are, and tell them to stop after a Ctrl-C."""
-        ended = threading.Event()
-        total = sum(len(shard.asked) * job.n * job.steps for shard in shards for job in self.jobs.values())
-
-        def watch(advance: progress.Advance) -> None:
-            told = False
-            while not ended.wait(LOOK_SECONDS):
-                with suppress(self.ray.exceptions.RayError):
-                    advance(self.ray.get(office.how_far.remote()), total)
-                    if interrupted.is_set() and not told:
-                        told = True
-                        progress.say("stopping: waiting for what is in flight. Ctrl-C again leaves it.")
-                        self.ray.get(office.stop.remote())
-
-        with progress.stage("generate", "completions") as advance:
-            thread = threading.Thread(target=watch, args=(advance,))
-            thread.start()
+        orders = Orders(__version__, Path.cwd(), config, this.teacher_method, self.jobs, self.url)
+        with errors_named(self.ray):
+            self.ray.get(self.office.open.remote(orders))
             try:
                 yield
             finally:
-                ended.set()
-                thread.join()
+                this.budget.spent, this.budget.lost, self.wanted = self.ray.get(self.office.balance.remote())
+
+    @contextmanager
+    def _watched(self, advance: Callable[[int], object], interrupted: threading.Event | None = None) -> Iterator[None]:
+        """Show how far the workers are, and what they say; tell them to stop after a Ctrl-C."""
+        ended, office = threading.Event(), self.office
+
+        def look() -> None:
+            done, said = self.ray.get(office.news.remote())
+            advance(done)
+            for text in said:
+                progress.say(text)
+
+        def watch() -> None:
+            told = False
+            while not ended.wait(LOOK_SECONDS):
+                with suppress(self.ray.exceptions.RayError):
+                    look()
+                    if interrupted is not None and interrupted.is_set() and not told:
+                        told = True
+                        progress.say("stopping: waiting for what is in flight. Ctrl-C again leaves it.")
+                        self.ray.get(office.stop.remote())
+            with suppress(self.ray.exceptions.RayError):
+                look()
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    @cached_property
+    def trains(self) -> bool:
+        """Whether students are trained in the cluster: together, or on a GPU that is not here."""
+        import torch
+
+        gpus = any(node.get("GPU") for node in self._nodes())
+        return self.config.train_workers > 1 or (gpus and not torch.cuda.is_available())
+
+    def train(
+        self, pairs: Sequence[Pair], config: StudentConfig, folder: Path, seed: int, cache: Path, answer: Answer
+    ) -> Path:
+        """As `train`, by processes of the cluster, in a folder that all of them see."""
+        if trained_facts(folder).get("fingerprint") == fingerprint(pairs, config, seed):
+            return folder
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        gpus = any(node.get("GPU") for node in self._nodes())
+        kept = (self.this.folder / ".ray").absolute()  # Ray Train keeps files of its own in a folder that all see
+        seen = kept / "seen", uuid4().hex
+        write_atomic(*seen)
+        packed = self.ray.put(Lesson(pairs, config, folder, seed, cache, answer))
+        trainer = TorchTrainer(
+            _learn,
+            train_loop_config={"line": Line(self.office), "lesson": [packed], "driver": Path.cwd(), "seen": seen},
+            torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
+            scaling_config=ScalingConfig(num_workers=self.config.train_workers, use_gpu=gpus),
+            run_config=RunConfig(
+                name=folder.name, storage_path=str(kept), failure_config=FailureConfig(max_failures=TRAININGS)
+            ),
+        )
+        try:
+            with errors_named(self.ray), self._watched(lambda done: None):
+                error = trainer.fit().return_value
+        finally:
+            shutil.rmtree(kept, ignore_errors=True)
+        if error is not None:
+            raise error
+        return folder
+
+
+def _learn(config: dict[str, Any]) -> CotdistillError | None:
+    import ray
+
+    (packed,) = config["lesson"]
+    return learn(config["line"], lambda: ray.get(packed), config["driver"], config["seen"])
 
 
 def _right(
@@ -280,9 +352,9 @@ def _right(
     return curate.rationale_of(generation, question, method, answer_type, config)
 
 
-def _found(packed: bytes) -> Any:
+def _found(row: Mapping[str, bytes]) -> Any:
     """What a worker found. Raises the error that it met."""
-    found = unpacked(packed)
+    found = unpacked(row["found"])
     if isinstance(found, CotdistillError):
         raise found
     return found
@@ -327,6 +399,7 @@ def open_cluster(this: Run, config: ClusterConfig) -> Iterator[Cluster]:
     """The cluster of a run's config, for as long as the block runs. Raises `ConfigError` where there is none."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of what Ray mends by itself
     try:
         import ray
         import ray.data
@@ -339,7 +412,11 @@ def open_cluster(this: Run, config: ClusterConfig) -> Iterator[Cluster]:
     context.enable_progress_bars = context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
-        yield Cluster(this, config, ray)
+        cluster = Cluster(this, config, ray)
+        try:
+            yield cluster
+        finally:
+            cluster.close()
     finally:
         if mine:
             ray.shutdown()
@@ -347,7 +424,7 @@ def open_cluster(this: Run, config: ClusterConfig) -> Iterator[Cluster]:
 
 def _connect(ray: Any, address: str) -> None:
     try:
-        ray.init(address, namespace=NAMESPACE, logging_level=logging.ERROR)
+        ray.init(address, namespace=NAMESPACE, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"cluster.address={address}: no Ray cluster can be reached ({_last_line(error)}).\n"

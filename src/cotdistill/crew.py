@@ -13,29 +13,36 @@ import pickle
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import uuid4
 
-from cotdistill import __version__
+from cotdistill import __version__, ranks
 from cotdistill.backends import Backend
 from cotdistill.backends.transformers import TransformersBackend
 from cotdistill.budget import ENDLESS, Amount, Budget
-from cotdistill.config import Config
+from cotdistill.config import Config, StudentConfig
 from cotdistill.errors import BudgetReached, ConfigError, CotdistillError
 from cotdistill.generate import ask
 from cotdistill.jobs import Job
 from cotdistill.methods import Method
 from cotdistill.parts import Parts
-from cotdistill.records import Question
+from cotdistill.progress import say_elsewhere, stage
+from cotdistill.records import Pair, Question
 from cotdistill.results.timing import Timed
 from cotdistill.shards import Jobs, Lines, Noted, Outcome, Shard, Stopped, ask_shard, read_shard
 from cotdistill.shares import Desk, Share
 from cotdistill.store import Store
+from cotdistill.students.train import help_to_train, train
 from cotdistill.teachers import limit_of, open_teachers
 
+if TYPE_CHECKING:
+    from cotdistill.students.dev_answers import Answer
+
+Found = dict[str, list[bytes]]
 Batch = Mapping[str, Any]  # a column of bytes, "work", with one item
 LOOK_SECONDS = 1.0  # between two looks whether to stop
 ROWS_BYTES = 2**20  # of lines that a worker sends at once
@@ -60,6 +67,10 @@ class Orders(NamedTuple):
     url: str
 
 
+def packed(found: object) -> Found:
+    return {"found": [pickle.dumps(found, pickle.HIGHEST_PROTOCOL)]}
+
+
 def unpacked(found: bytes) -> Any:
     """What a worker of ours pickled."""
     return pickle.loads(found)  # noqa: S301
@@ -70,12 +81,15 @@ class Office(Desk):
 
     def __init__(self, most: Amount, path: Path, lease: float) -> None:
         super().__init__(Budget(most, path), lease)
-        self.stopping = False
-        self.wanted: Amount | None = None
         self.done: dict[int, int] = {}
+        self.said: dict[str, bool] = {}  # what workers said, and whether it was passed on
 
     def open(self, orders: Orders) -> None:
+        """The workers' next orders."""
         self.orders = orders
+        self.stopping = False
+        self.wanted: Amount | None = None
+        self.done = {}
 
     def join(self, worker: str) -> Orders:
         """The orders, for a worker that may have been here before it was killed."""
@@ -87,8 +101,14 @@ class Office(Desk):
         self.done[shard] = done
         return self.stopping or (begins and self.wanted is not None)
 
-    def how_far(self) -> int:
-        return sum(self.done.values())
+    def say(self, text: str) -> None:
+        self.said.setdefault(text, False)
+
+    def news(self) -> tuple[int, list[str]]:
+        """How many completions there are, and what workers said since the last time; what several say counts once."""
+        new = [text for text, passed_on in self.said.items() if not passed_on]
+        self.said.update(dict.fromkeys(new, True))
+        return sum(self.done.values()), new
 
     def stop(self) -> None:
         self.stopping = True
@@ -107,9 +127,10 @@ class Asker:
 
     def __init__(self, call: Call) -> None:
         self.call, self.worker = call, call.worker
+        say_elsewhere(functools.partial(call, "say"))
         self.looked, self.stopping, self.done, self.shard = 0.0, False, 0, 0
 
-    def __call__(self, batch: Batch) -> dict[str, list[Any]]:
+    def __call__(self, batch: Batch) -> Found:
         shard: Shard = unpacked(batch["work"][0])
         try:
             outcome = self.ask(shard)
@@ -120,7 +141,7 @@ class Asker:
         elif outcome.ended is not None:
             self.call("stop")
         outcome.shard = shard.number
-        return {"found": [pickle.dumps(outcome)]}
+        return packed(outcome)
 
     def ask(self, shard: Shard) -> Outcome:
         if self.call("look", shard.number, 0, True):
@@ -175,10 +196,11 @@ class Asker:
 class Answerer:
     """A worker that holds a local model, and answers some questions after others."""
 
-    def __init__(self, backend: TransformersBackend, job: Job, folder: Path) -> None:
+    def __init__(self, call: Call, backend: TransformersBackend, job: Job, folder: Path) -> None:
         self.backend, self.job, self.folder = backend, job, folder
+        say_elsewhere(functools.partial(call, "say"))
 
-    def __call__(self, batch: Batch) -> dict[str, list[Any]]:
+    def __call__(self, batch: Batch) -> Found:
         questions: list[Question] = unpacked(batch["work"][0])
         timed = Timed(self.backend)
         noted = Noted(timed, self.job, all_rows=True)
@@ -193,11 +215,11 @@ class Answerer:
             found: Any = noted.rows, timed.seconds, timed.made, timed.failed
         except CotdistillError as error:
             found = error
-        return {"found": [pickle.dumps(found)]}
+        return packed(found)
 
 
-def read_lines(batch: Batch, url: str, jobs: Jobs, partial: bool) -> Iterator[dict[str, list[Any]]]:
-    """The lines of one shard, some at a time; an error of ours in their place, before all others."""
+def read_lines(batch: Batch, url: str, jobs: Jobs, partial: bool) -> Iterator[Found]:
+    """The lines of one shard, some at a time; an error of ours instead of more."""
     shard, failed, job = unpacked(batch["work"][0])
     some: list[Lines] = []
     size = 0
@@ -206,22 +228,11 @@ def read_lines(batch: Batch, url: str, jobs: Jobs, partial: bool) -> Iterator[di
             some.append(lines)
             size += len(lines.lines)
             if size > ROWS_BYTES:
-                yield _columns(some)
+                yield packed(some)
                 some, size = [], 0
+        yield packed(some)
     except CotdistillError as error:
-        some = [Lines(-2, 0, part=error)]
-    if some:
-        yield _columns(some)
-
-
-def _columns(some: Sequence[Lines]) -> dict[str, list[Any]]:
-    position, sequence, lines, parts = zip(*some, strict=True)
-    return {
-        "position": list(position),
-        "sequence": list(sequence),
-        "lines": list(lines),
-        "part": [pickle.dumps(part) for part in parts],
-    }
+        yield packed(error)
 
 
 def enter(folder: Path) -> None:
@@ -246,3 +257,50 @@ def refuse_another(backend: Backend, job: Job) -> None:
             f"{socket.gethostname()} has another model than the driver: {identity}, not {dict(job.first.identity)}.\n"
             "Local models must be in a folder that all machines of the cluster see."
         )
+
+
+class Lesson(NamedTuple):
+    """A student to be trained by several processes, of which the first has the pairs."""
+
+    pairs: Sequence[Pair]
+    config: StudentConfig
+    folder: Path
+    seed: int
+    cache: Path
+    answer: Answer
+
+
+def learn(call: Call, take: Callable[[], Lesson], driver: Path, seen: tuple[Path, str]) -> CotdistillError | None:
+    """One of the processes that train a student together; returns the error that ended it, if it is one of ours.
+
+    The driver works in the folder `driver`, and has written a word of its own into a file: `seen`.
+    """
+    say_elsewhere(functools.partial(call, "say"))
+    try:
+        enter(driver)
+        refuse_another_folder(*seen)
+        if ranks.processes() > 1:
+            ranks.join()
+        try:
+            if not ranks.first():
+                help_to_train()
+                return None
+            lesson = take()
+            with stage(f"train {lesson.folder.name}", "steps") as advance:
+                train(*lesson[:4], advance, *lesson[4:])
+        finally:
+            ranks.part()
+    except CotdistillError as error:
+        return error
+    return None
+
+
+def refuse_another_folder(path: Path, word: str) -> None:
+    """Raise `ConfigError` where what the driver wrote is not here."""
+    with suppress(OSError):
+        if path.read_text() == word:
+            return
+    raise ConfigError(
+        f"{socket.gethostname()} does not see the run's folder, {path.parent}.\n"
+        "Training needs one folder that all machines of the cluster see: set runs=FOLDER."
+    )

@@ -178,8 +178,8 @@ def teach(this: Run, method: Method, seed: int) -> Path:
     folder = this.folder / "student" / label(method, seed)
     answer = partial(count_right, method, this.task.train, this.answer_type, this.config.evaluate)
     cache = this.config.runs / ".kd"  # no name of a run
-    with (
-        made_once(this.store, folder, fingerprint(pairs, config, seed), this.config, this.siblings),
-        progress.stage(f"train {label(method, seed)}", "steps") as advance,
-    ):
-        return train(pairs, config, folder, seed, advance, cache, answer)
+    with made_once(this.store, folder, fingerprint(pairs, config, seed), this.config, this.siblings):
+        if this.cluster and this.cluster.trains:
+            return this.cluster.train(pairs, config, folder, seed, cache, answer)
+        with progress.stage(f"train {label(method, seed)}", "steps") as advance:
+            return train(pairs, config, folder, seed, advance, cache, answer)

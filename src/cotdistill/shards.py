@@ -8,9 +8,11 @@ read_shard       generations from the parts, and what curation makes of them
 
 from __future__ import annotations
 
+import pickle
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial as bound
@@ -18,6 +20,8 @@ from itertools import chain, groupby, takewhile
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy
 
 from cotdistill import curate
 from cotdistill.backends import Backend
@@ -168,13 +172,13 @@ def held_shard(parts: Parts, number: int) -> Iterator[ShardStore]:
 class Lines(NamedTuple):
     """Some generations of one question as lines, or pairs, with the `Part` that curation made beside them.
 
-    At position -1 how many completions of each teacher its server gave under which name, at -2 the error that ended it.
+    At position -1, of a shard: how many completions of each teacher its server gave under which name.
     """
 
     position: int
     sequence: int
     lines: bytes = b""
-    part: Part | dict[str, dict[str, int]] | CotdistillError | None = None
+    part: Part | dict[str, dict[str, int]] | None = None
 
 
 def read_shard(
@@ -232,3 +236,16 @@ def _pieces(generations: Iterator[Generation]) -> Iterator[bytes]:
             yield b"".join(lines)
             lines, size = [], 0
     yield b"".join(lines)
+
+
+def in_order(found: Iterable[Lines], folder: Path) -> Iterator[Lines]:
+    """The same by position, however they come: in `folder` until all are there, with three numbers each in memory."""
+    index = array("q")
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for lines in found:
+            index.extend((lines.position, lines.sequence, file.tell()))
+            pickle.dump(lines, file, pickle.HIGHEST_PROTOCOL)
+        places = numpy.frombuffer(index, numpy.int64).reshape(-1, 3)
+        for place in places[numpy.lexsort((places[:, 1], places[:, 0])), 2]:
+            file.seek(place)
+            yield pickle.load(file)  # noqa: S301 - written above
