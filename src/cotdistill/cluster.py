@@ -20,7 +20,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -405,18 +405,14 @@ def open_cluster(this: Run, config: ClusterConfig) -> Iterator[Cluster]:
         import ray.data
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "ray", "ray") from None
-    mine = not ray.is_initialized()
-    if mine:
+    if mine := not ray.is_initialized():
         _connect(ray, config.address)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
-        cluster = Cluster(this, config, ray)
-        try:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = context.print_on_execution_start = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        with closing(Cluster(this, config, ray)) as cluster:
             yield cluster
-        finally:
-            cluster.close()
     finally:
         if mine:
             ray.shutdown()

@@ -9,6 +9,7 @@ share that is not heard of any more counts at its most, and is corrected if it c
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ class Share(Budget):
         super().__init__(NOTHING if limited else ENDLESS)
         self.who, self.draw = who, draw
         self.told = NOTHING  # of what was spent
-        self.refused_at = 0.0  # when the desk had nothing
+        self.refused_at = -math.inf  # when the desk had nothing
         self.wanted: Amount | None = None  # by what there is no room for, once the limit is reached
 
     def reserve(self, amount: Amount, after: Amount = NOTHING, keep: Amount = NOTHING) -> bool:
