@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 from cotdistill.config import Config, load_quickstart
-from cotdistill.errors import BackendError, BudgetReached, ConfigError
+from cotdistill.errors import BudgetReached, ConfigError
 from cotdistill.parts import Parts, copy
 from cotdistill.pipeline import run
 from cotdistill.store import Store
+from cotdistill.students.train import trained_facts
 from servers import Server, start_server
 from tiny import tiny_model
 
@@ -45,7 +46,7 @@ def bucket() -> Iterator[str]:
     pytest.importorskip("s3fs")
     import s3fs
 
-    server = moto.ThreadedMotoServer("127.0.0.1", port=0)
+    server = moto.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     names = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "mine"}
@@ -284,7 +285,7 @@ def test_ctrl_c_loses_nothing(
 
 def test_a_limit_holds_for_all_workers_together(cluster: Any, questions: Path, tmp_path: Path) -> None:
     with start_server("--wrong-rate", "0.3", "--latency", "0.05") as server:
-        limits = {"limits.max_requests": 50, "limits.concurrency": 8, "limits.timeout": 5}
+        limits: dict[str, object] = {"limits.max_requests": 50, "limits.concurrency": 8, "limits.timeout": 5}
         with pytest.raises(BudgetReached, match=r"limits.max_requests=50 is reached: \d+ spent, .* may take \d"):
             run(there(cluster, server, questions, tmp_path, **limits), "generate")
         assert 40 <= server.stats()["requests"] <= 50
@@ -304,21 +305,19 @@ def test_a_store_in_a_bucket_and_a_file_are_one(cluster: Any, questions: Path, t
         "curate.total": 50,
         "teacher.temperature": 1.0,
     }
-    with start_server(*FAULTY) as server:
+    with start_server("--wrong-rate", "0.3") as server:
         one = here(server, questions, tmp_path / "one", **more)
         run(one, "curate")
-    with start_server(*FAULTY) as server:
+    with start_server("--wrong-rate", "0.3") as server:
         many = there(cluster, server, questions, tmp_path, **more, **{"cluster.store": f"{bucket}/first"})
         run(many, "curate")
         assert_same(one, many, *CURATED)
         asked = server.stats()["prompts"]
-        failed = [line for line in lines(many, "generations.jsonl") if '"error"' in line]
         with Store(tmp_path / "back.sqlite") as store:
             assert copy(Parts(f"{bucket}/first", 0), store) == len(store) > 200
         back = here(server, questions, tmp_path / "back", store=str(tmp_path / "back.sqlite"), **more)
         run(back, "curate")
-        again = (Counter(server.stats()["prompts"]) - Counter(asked)).total()
-        assert again <= 2 * len(failed), "only what had failed"
+        assert server.stats()["prompts"] == asked
 
 
 def test_what_one_machine_bought_is_not_bought_again(
@@ -335,7 +334,7 @@ def test_what_one_machine_bought_is_not_bought_again(
         assert_same(one, many, *CURATED)
 
 
-def test_two_workers_train_the_student_of_one(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_workers_train_the_student_of_one(cluster: Any, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     more = {
@@ -345,7 +344,7 @@ def test_two_workers_train_the_student_of_one(cluster: Any, tmp_path: Path, monk
         "teacher.samples": 2,
         "student.model": str(tiny_model(tmp_path / "tiny", positions=2048)),
         "student.max_length": 0,
-        "student.epochs": 2,
+        "student.steps": 8,
         "student.batch_size": 4,
         "student.learning_rate": 1e-3,
         "student.dev_fraction": 0.2,
@@ -355,10 +354,14 @@ def test_two_workers_train_the_student_of_one(cluster: Any, tmp_path: Path, monk
     one = run(load_quickstart({**more, "name": "one"}), "train")
     together = {"cluster.address": cluster.address, "cluster.train_workers": 2}
     many = run(load_quickstart({**more, **together, "name": "many"}), "train")
+    assert trained_facts(many.students["fine_tune-0"])["steps"] == 8
     weights = [load_file(this.students["fine_tune-0"] / "model.safetensors") for this in (one, many)]
-    assert max((a - weights[1][name]).abs().max() for name, a in weights[0].items()) <= 1e-4
+    apart = max(float((a - weights[1][name]).abs().max()) for name, a in weights[0].items())
+    assert 0 < apart <= 1e-3, "in bf16, where the processor has it"
     assert {p.name for p in one.folder.rglob("*")} == {p.name for p in many.folder.rglob("*")}
-    monkeypatch.setattr("cotdistill.cluster.Line.__call__", None)  # a second run trains nothing
+    (saved,) = many.folder.rglob("model.safetensors")
+    before = saved.stat().st_mtime_ns
     run(load_quickstart({**more, **together, "name": "many"}), "train")
+    assert saved.stat().st_mtime_ns == before, "trained again"
     with pytest.raises(ConfigError, match="3 examples a step cannot be shared by 2 processes"):
         run(load_quickstart({**more, **together, "name": "odd", "student.batch_size": 3}), "train")

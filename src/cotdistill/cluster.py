@@ -20,25 +20,37 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from cotdistill import __version__, curate, progress
-from cotdistill.answers import AnswerType
+from cotdistill import __version__, curate, progress, ranks
 from cotdistill.backends.openai import first_interrupt
 from cotdistill.budget import Amount
 from cotdistill.choice import Part
 from cotdistill.cluster_config import ClusterConfig
-from cotdistill.config import CurateConfig, StudentConfig
-from cotdistill.crew import LOOK_SECONDS, Answerer, Asker, Lesson, Office, Orders, learn, read_lines, unpacked
+from cotdistill.config import StudentConfig
+from cotdistill.crew import (
+    LOOK_SECONDS,
+    Answerer,
+    Asker,
+    Lesson,
+    Office,
+    Orders,
+    found_in,
+    learn,
+    read_lines,
+    share_of,
+    unanswered,
+    unpacked,
+    watched,
+)
 from cotdistill.errors import BackendError, BudgetReached, ConfigError, CotdistillError, missing_extra
-from cotdistill.jobs import Job, Work, look
-from cotdistill.methods import Method
+from cotdistill.jobs import Job
 from cotdistill.parts import Parts
-from cotdistill.records import Generation, Pair, Question, atomic, write_atomic
+from cotdistill.records import Pair, Question, atomic, write_atomic
 from cotdistill.results.timing import Timed
 from cotdistill.shards import Jobs, Lines, Outcome, Shard, Stopped, in_order, into_shards, job_of, mark_of
 from cotdistill.store import Row
@@ -48,11 +60,9 @@ if TYPE_CHECKING:
     from cotdistill.runs import Run
     from cotdistill.students.dev_answers import Answer
 
-NAMESPACE = "cotdistill"
 TRAININGS = 3  # that may be begun anew, where a worker was lost; each goes on from a checkpoint
 LATE_SECONDS = 30  # beyond a request's time, without a word of a worker
 FREE_SECONDS = 30  # in which the desk of a driver that was killed is gone
-ROWS_BYTES = 2**20  # of lines that a worker sends at once
 ANSWERS_AT_ONCE = 4  # batches of questions in one piece of an evaluation
 
 
@@ -96,8 +106,11 @@ class Cluster:
 
     @cached_property
     def jobs(self) -> Jobs:
-        right = functools.partial(_right, self.this.teacher_method, self.this.answer_type, self.this.config.curate)
-        return {teacher.name: teacher.job(right) for teacher in self.this.teachers}
+        this = self.this
+        right = functools.partial(
+            curate.rationale_of, teacher=this.teacher_method, answer_type=this.answer_type, config=this.config.curate
+        )
+        return {t.name: t.job(lambda question, generation: right(generation, question)) for t in this.teachers}
 
     @cached_property
     def shards(self) -> list[Shard]:
@@ -105,11 +118,6 @@ class Cluster:
 
     def ask(self) -> None:
         """Ask the teachers for what is missing. Raises as `ask_teachers` does, with all that was answered stored."""
-        if any(teacher.mode == "batch" for teacher in self.this.config.all_teachers):
-            raise ConfigError(
-                "teacher.mode: a batch is the server's work, and needs no cluster.\n"
-                "Ask with cluster=null, and bring the store's completions into cluster.store."
-            )
         there = self.parts.files.names("done")
         shards = [shard for shard in self.shards if mark_of(shard, self.jobs).removeprefix("done/") not in there]
         if not shards:
@@ -153,17 +161,13 @@ class Cluster:
         self, job: Job, questions: Sequence[Question], timed: Timed, advance: Callable[[int, int], None]
     ) -> None:
         """Have a local model answer what is missing of a job; it is in the run's own store when this returns."""
-        works = list({work.key: work for work in (Work(job, question) for question in questions)}.values())
-        look(works, self.this.store)
-        missing = [work.question for work in works if work.next_samples() or work.unanswered()]
-        size = ANSWERS_AT_ONCE * timed.backend.batch_size
-        pieces = [missing[start : start + size] for start in range(0, len(missing), size)]
+        pieces = unanswered(job, questions, self.this.store, ANSWERS_AT_ONCE * timed.backend.batch_size)
         if not pieces:
             return
         workers = self._workers(True, len(pieces))
-        with self._watched(lambda done: None):
+        with self._watched():
             for i, row in enumerate(self._map(Answerer, pieces, workers, True, timed.backend, job, Path.cwd())):
-                rows, seconds, made, failed = _found(row)
+                rows, seconds, made, failed = found_in(row)
                 self.this.store.write(rows)
                 timed.seconds += seconds
                 timed.made += made
@@ -191,7 +195,7 @@ class Cluster:
         read = functools.partial(read_lines, url=self.url, jobs=self.jobs, partial=partial)
         with errors_named(self.ray):
             for row in self._data(works).map_batches(read, batch_size=1).iter_rows():
-                yield from _found(row)
+                yield from found_in(row)
 
     def _map(self, worker: type, items: Sequence[object], workers: int, local: bool, *args: object) -> Iterator[Any]:
         """What workers, each an actor of its own, find for the items, as they end."""
@@ -215,23 +219,32 @@ class Cluster:
         return from_items([{"work": pickle.dumps(item)} for item in items], override_num_blocks=len(items))
 
     def _nodes(self) -> list[Mapping[str, float]]:
-        return [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        """What each machine has that can work."""
+        found = [node["Resources"] for node in self.ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+        if not found:
+            raise ConfigError(
+                "the Ray cluster has no processor to work with.\nAdd machines, or take cluster.address=local."
+            )
+        return found
+
+    @property
+    def _gpus(self) -> int:
+        return int(sum(node.get("GPU", 0) for node in self._nodes()))
 
     def _workers(self, local: bool, most: int) -> int:
         """How many work at once: no more than there are items, or than requests may be in flight."""
-        gpus = sum(node.get("GPU", 0) for node in self._nodes()) if local else 0
-        found = self.config.workers or int(gpus) or len(self._nodes())
+        found = self.config.workers or (self._gpus if local else 0) or len(self._nodes())
         if not local:
             found = min(found, self.this.config.limits.concurrency or found)
         return max(1, min(found, most))
 
     def _resources(self, local: bool, workers: int) -> dict[str, float]:
         """What each worker has of its machine."""
-        nodes = self._nodes()
-        if local and any(node.get("GPU") for node in nodes):
+        if local and self._gpus:
             return {"num_gpus": 1}
-        cpus = min(node["CPU"] for node in nodes if node.get("CPU"))
-        return {"num_cpus": max(1, cpus // math.ceil(workers / len(nodes))) if local else 1}
+        nodes = self._nodes()
+        each = min(node["CPU"] for node in nodes) // math.ceil(workers / len(nodes))
+        return {"num_cpus": max(1, each) if local else 1}
 
     @cached_property
     def office(self) -> Any:
@@ -252,13 +265,8 @@ class Cluster:
     @contextmanager
     def _orders(self, workers: int) -> Iterator[None]:
         """Have the office give each worker its share of the limits; at the end the run's budget knows what is spent."""
-        this, limits = self.this, self.this.config.limits
-        each = {
-            "requests_per_minute": limits.requests_per_minute / workers,
-            "tokens_per_minute": limits.tokens_per_minute / workers,
-            "concurrency": limits.concurrency and limits.concurrency // workers,
-        }
-        config = this.config.model_copy(update={"limits": limits.model_copy(update=each)})
+        this = self.this
+        config = this.config.model_copy(update={"limits": share_of(this.config.limits, workers)})
         orders = Orders(__version__, Path.cwd(), config, this.teacher_method, self.jobs, self.url)
         with errors_named(self.ray):
             self.ray.get(self.office.open.remote(orders))
@@ -267,44 +275,17 @@ class Cluster:
             finally:
                 this.budget.spent, this.budget.lost, self.wanted = self.ray.get(self.office.balance.remote())
 
-    @contextmanager
-    def _watched(self, advance: Callable[[int], object], interrupted: threading.Event | None = None) -> Iterator[None]:
-        """Show how far the workers are, and what they say; tell them to stop after a Ctrl-C."""
-        ended, office = threading.Event(), self.office
-
-        def look() -> None:
-            done, said = self.ray.get(office.news.remote())
-            advance(done)
-            for text in said:
-                progress.say(text)
-
-        def watch() -> None:
-            told = False
-            while not ended.wait(LOOK_SECONDS):
-                with suppress(self.ray.exceptions.RayError):
-                    look()
-                    if interrupted is not None and interrupted.is_set() and not told:
-                        told = True
-                        progress.say("stopping: waiting for what is in flight. Ctrl-C again leaves it.")
-                        self.ray.get(office.stop.remote())
-            with suppress(self.ray.exceptions.RayError):
-                look()
-
-        thread = threading.Thread(target=watch)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
+    def _watched(
+        self, advance: Callable[[int], object] = lambda done: None, interrupted: threading.Event | None = None
+    ) -> AbstractContextManager[None]:
+        return watched(Line(self.office), advance, interrupted, self.ray.exceptions.RayError)
 
     @cached_property
     def trains(self) -> bool:
         """Whether students are trained in the cluster: together, or on a GPU that is not here."""
         import torch
 
-        gpus = any(node.get("GPU") for node in self._nodes())
-        return self.config.train_workers > 1 or (gpus and not torch.cuda.is_available())
+        return self.config.train_workers > 1 or (self._gpus > 0 and not torch.cuda.is_available())
 
     def train(
         self, pairs: Sequence[Pair], config: StudentConfig, folder: Path, seed: int, cache: Path, answer: Answer
@@ -315,7 +296,7 @@ class Cluster:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
-        gpus = any(node.get("GPU") for node in self._nodes())
+        gpus = self._gpus > 0
         kept = (self.this.folder / ".ray").absolute()  # Ray Train keeps files of its own in a folder that all see
         seen = kept / "seen", uuid4().hex
         write_atomic(*seen)
@@ -326,11 +307,11 @@ class Cluster:
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
             scaling_config=ScalingConfig(num_workers=self.config.train_workers, use_gpu=gpus),
             run_config=RunConfig(
-                name=folder.name, storage_path=str(kept), failure_config=FailureConfig(max_failures=TRAININGS)
+                name=seen[1], storage_path=str(kept), failure_config=FailureConfig(max_failures=TRAININGS)
             ),
         )
         try:
-            with errors_named(self.ray), self._watched(lambda done: None):
+            with errors_named(self.ray), self._watched():
                 error = trainer.fit().return_value
         finally:
             shutil.rmtree(kept, ignore_errors=True)
@@ -344,20 +325,6 @@ def _learn(config: dict[str, Any]) -> CotdistillError | None:
 
     (packed,) = config["lesson"]
     return learn(config["line"], lambda: ray.get(packed), config["driver"], config["seen"])
-
-
-def _right(
-    method: Method, answer_type: AnswerType, config: CurateConfig, question: Question, generation: Generation
-) -> str | None:
-    return curate.rationale_of(generation, question, method, answer_type, config)
-
-
-def _found(row: Mapping[str, bytes]) -> Any:
-    """What a worker found. Raises the error that it met."""
-    found = unpacked(row["found"])
-    if isinstance(found, CotdistillError):
-        raise found
-    return found
 
 
 def _when_free(start: Callable[[], Any], store: str) -> Any:
@@ -382,7 +349,9 @@ def errors_named(ray: Any) -> Iterator[None]:
     """What Ray says, as an error of ours."""
     try:
         yield
-    except ray.exceptions.RayError as error:
+    except Exception as error:
+        if not isinstance(error, ray.exceptions.RayError) and not type(error).__module__.startswith("ray."):
+            raise
         cause = getattr(error, "cause", None) or error
         raise BackendError(
             f"the cluster could not do its part ({type(cause).__name__}: {_last_line(cause)}).\n"
@@ -397,6 +366,10 @@ def _last_line(error: BaseException) -> str:
 @contextmanager
 def open_cluster(this: Run, config: ClusterConfig) -> Iterator[Cluster]:
     """The cluster of a run's config, for as long as the block runs. Raises `ConfigError` where there is none."""
+    if ranks.processes() > 1:
+        raise ConfigError(
+            "cluster: Ray starts the processes, not torchrun.\nSet cluster.train_workers, or cluster=null."
+        )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of what Ray mends by itself
@@ -420,7 +393,7 @@ def open_cluster(this: Run, config: ClusterConfig) -> Iterator[Cluster]:
 
 def _connect(ray: Any, address: str) -> None:
     try:
-        ray.init(address, namespace=NAMESPACE, logging_level=logging.ERROR, log_to_driver=False)
+        ray.init(address, namespace="cotdistill", logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"cluster.address={address}: no Ray cluster can be reached ({_last_line(error)}).\n"

@@ -303,6 +303,12 @@ class Config(Section):
             raise ValueError("teachers: style and answer_cue must be the same for all: their answers are read alike")
         return self
 
+    @model_validator(mode="after")
+    def _batches_need_no_cluster(self) -> Config:
+        if self.cluster and any(teacher.mode == "batch" for teacher in self.all_teachers):
+            raise ValueError("cluster: with teacher.mode: batch the server does the work; ask it with cluster=null")
+        return self
+
     @property
     def folder(self) -> Path:
         return self.runs / self.name

@@ -14,9 +14,10 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import uuid4
 
@@ -24,13 +25,13 @@ from cotdistill import __version__, ranks
 from cotdistill.backends import Backend
 from cotdistill.backends.transformers import TransformersBackend
 from cotdistill.budget import ENDLESS, Amount, Budget
-from cotdistill.config import Config, StudentConfig
-from cotdistill.errors import BudgetReached, ConfigError, CotdistillError
+from cotdistill.config import Config, LimitsConfig, StudentConfig
+from cotdistill.errors import BudgetReached, ConfigError, CotdistillError, DataError
 from cotdistill.generate import ask
-from cotdistill.jobs import Job
+from cotdistill.jobs import Job, Work, look
 from cotdistill.methods import Method
 from cotdistill.parts import Parts
-from cotdistill.progress import say_elsewhere, stage
+from cotdistill.progress import say, say_elsewhere, stage
 from cotdistill.records import Pair, Question
 from cotdistill.results.timing import Timed
 from cotdistill.shards import Jobs, Lines, Noted, Outcome, Shard, Stopped, ask_shard, read_shard
@@ -51,7 +52,10 @@ ROWS_BYTES = 2**20  # of lines that a worker sends at once
 class Call(Protocol):
     """A worker's way to the office."""
 
-    worker: str  # its name, which stays when it is started anew
+    @property
+    def worker(self) -> str:
+        """The worker's name, which stays when it is started anew."""
+        ...
 
     def __call__(self, name: str, *values: object) -> Any: ...
 
@@ -74,6 +78,14 @@ def packed(found: object) -> Found:
 def unpacked(found: bytes) -> Any:
     """What a worker of ours pickled."""
     return pickle.loads(found)  # noqa: S301
+
+
+def found_in(row: Mapping[str, bytes]) -> Any:
+    """What a worker found. Raises the error that it met."""
+    found = unpacked(row["found"])
+    if isinstance(found, CotdistillError):
+        raise found
+    return found
 
 
 class Office(Desk):
@@ -120,6 +132,53 @@ class Office(Desk):
     def balance(self) -> tuple[Amount, Amount, Amount | None]:
         """At the end: what is spent, how much of it is lost, and what there was no room for."""
         return *self.close(), self.wanted
+
+
+def share_of(limits: LimitsConfig, workers: int) -> LimitsConfig:
+    """What each of so many workers may do in a minute, and at once; what all may spend is the office's matter."""
+    each = {
+        "requests_per_minute": limits.requests_per_minute / workers,
+        "tokens_per_minute": limits.tokens_per_minute / workers,
+        "concurrency": limits.concurrency and limits.concurrency // workers,
+    }
+    return limits.model_copy(update=each)
+
+
+@contextmanager
+def watched(
+    call: Call, advance: Callable[[int], object], interrupted: Event | None, gone: type[Exception]
+) -> Iterator[None]:
+    """Show how far the workers are, and what they say; tell them to stop when `interrupted` is set.
+
+    `gone` is how a call fails where there is no office any more.
+    """
+    ended = Event()
+
+    def look() -> None:
+        done, said = call("news")
+        advance(done)
+        for text in said:
+            say(text)
+
+    def watch() -> None:
+        told = False
+        while not ended.wait(LOOK_SECONDS):
+            with suppress(gone):
+                look()
+                if interrupted is not None and interrupted.is_set() and not told:
+                    told = True
+                    say("stopping: waiting for what is in flight. Ctrl-C again leaves it.")
+                    call("stop")
+        with suppress(gone):
+            look()
+
+    thread = Thread(target=watch, name="watch")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 class Asker:
@@ -174,7 +233,7 @@ class Asker:
 
     @cached_property
     def parts(self) -> Parts:
-        return Parts(self.orders.url, 0)
+        return open_parts(self.orders.url)
 
     @cached_property
     def share(self) -> Share:
@@ -191,6 +250,14 @@ class Asker:
         for name, backend in found.items():
             refuse_another(backend, orders.jobs[name])
         return found
+
+
+def unanswered(job: Job, questions: Sequence[Question], store: Store, size: int) -> list[list[Question]]:
+    """The questions of which completions are missing, each once, so many together."""
+    works = list({work.key: work for work in (Work(job, question) for question in questions)}.values())
+    look(works, store)
+    missing = [work.question for work in works if work.next_samples() or work.unanswered()]
+    return [missing[start : start + size] for start in range(0, len(missing), size)]
 
 
 class Answerer:
@@ -224,7 +291,7 @@ def read_lines(batch: Batch, url: str, jobs: Jobs, partial: bool) -> Iterator[Fo
     some: list[Lines] = []
     size = 0
     try:
-        for lines in read_shard(shard, jobs, Parts(url, 0), failed, partial, job):
+        for lines in read_shard(shard, jobs, open_parts(url), failed, partial, job):
             some.append(lines)
             size += len(lines.lines)
             if size > ROWS_BYTES:
@@ -233,6 +300,19 @@ def read_lines(batch: Batch, url: str, jobs: Jobs, partial: bool) -> Iterator[Fo
         yield packed(some)
     except CotdistillError as error:
         yield packed(error)
+
+
+def open_parts(url: str) -> Parts:
+    """The store, as this machine sees it."""
+    try:
+        return Parts(url, 0)
+    except DataError as error:
+        if "://" in url:
+            raise
+        raise ConfigError(
+            f"{socket.gethostname()} does not see cluster.store ({str(error).splitlines()[0]})\n"
+            "Name a folder that all machines of the cluster see, or a URL such as s3://bucket/path."
+        ) from None
 
 
 def enter(folder: Path) -> None:
