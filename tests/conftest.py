@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from object_store import start_s3
 from servers import Server, start_server
 from tiny import tiny_model, tiny_t5
 
@@ -33,6 +34,16 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def t5_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny encoder-decoder one."""
     return tiny_t5(tmp_path_factory.mktemp("tiny") / "t5")
+
+
+@pytest.fixture(scope="session")  # s3fs keeps what it is connected to, by what it is told and not by the environment
+def bucket() -> Iterator[str]:
+    """Of an S3-compatible server on loopback, which the environment names."""
+    pytest.importorskip("s3fs")
+    with start_s3() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield "s3://bucket"
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cotdistill import __version__, ranks, tools
+from cotdistill import __version__, ranks, tools, tools_store
 from cotdistill.errors import ConfigError, CotdistillError, DataError
 from cotdistill.output import AsJson, show_judged, show_plans, show_power, show_results
 
@@ -262,6 +262,7 @@ def doctor_command(arguments: ConfigArgs = None) -> None:
 
 
 app.add_typer(tools.app)  # without a name: its commands are the program's own
+app.add_typer(tools_store.app, name="store")
 
 
 def read_config(arguments: list[str] | None) -> Config:

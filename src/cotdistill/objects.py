@@ -1,7 +1,7 @@
-"""Files under a folder or a URL: put whole or not at all, listed, read, removed, by fsspec.
+"""Files under a folder or a URL: put whole or not at all, listed, brought here, removed, by fsspec.
 
     files = Files("s3://bucket/prefix")     # or a local path, gs://, memory://
-    files.put("00012/part", data)           # durable when it returns
+    files.put("00012/name", data)           # durable when it returns
 
 On an object store a put is atomic. On a local disk a file is written beside its place, synced and moved in.
 """
@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -18,15 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from cotdistill.errors import ConfigError, CotdistillError, DataError, missing_extra
-from cotdistill.records import write_atomic
+from cotdistill.records import atomic, write_atomic
 
 SECRET = re.compile(r"secret|token|password|key", re.IGNORECASE)
-PIECE = 2**20  # bytes read at once
-# A server that is gone is named within a minute: by itself s3fs tries five times five times.
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "s3": {"config_kwargs": {"connect_timeout": 5, "read_timeout": 60, "retries": {"mode": "standard"}}}
-}
 EXTRAS = {"fsspec": "parquet", "s3fs": "s3"}
+# By itself s3fs gives up a server that does not answer after two seconds; so, after about a minute.
+PATIENT = {"connect_timeout": 5, "read_timeout": 60, "retries": {"mode": "standard", "max_attempts": 8}}
+DEFAULTS: dict[str, dict[str, Any]] = {"s3": {"config_kwargs": PATIENT}, "s3a": {"config_kwargs": PATIENT}}
+LEFT_SECONDS = 3600  # a file that was written beside its place, and is so old, is of a writer that was killed
 
 
 class Files:
@@ -36,53 +37,40 @@ class Files:
     """
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
-        if "::" in url:
-            raise ConfigError(f"{self.hidden(url)}: a chain of file systems (`::`) cannot be written safely; name one.")
-        self.url = url.rstrip("/") or "/"
         self.options = dict(options or {})
-
-    @property
-    def shown(self) -> str:
-        """The URL as a message may say it."""
-        return self.hidden(self.url)
+        self.url = url.rstrip("/") or "/"
+        self.shown = self.hidden(self.url)
+        if "::" in url:
+            raise ConfigError(f"{self.shown}: a chain of file systems (`::`) cannot be written safely. Name one.")
 
     def hidden(self, text: str) -> str:
         """A text without the secrets of a URL or of the options."""
-        text = re.sub(r"(?<=//)[^/@\s]*@|\?\S*", "", text)
-        for name, value in getattr(self, "options", {}).items():
-            if SECRET.search(name) and isinstance(value, str) and value:
+        text = without_secrets(text)
+        for name, value in self.options.items():
+            if SECRET.search(name) and isinstance(value, str) and len(value) > 1:
                 text = text.replace(value, "***")
         return text
 
     def put(self, name: str, data: bytes) -> None:
         """Write a file whole, over one that is there."""
         with self.named(name):
-            if self.local is not None:
-                path = self.local / name
-                new = not path.parent.exists()
-                write_atomic(path, data)
-                sync(path.parent)
-                if new:
-                    sync(path.parent.parent)
-            else:
+            if self.local is None:
                 self.system.pipe_file(self.path(name), data)
+            else:
+                write_atomic(self.local / name, data)
+                sync(self.local / name)
 
     def put_file(self, name: str, source: Path) -> None:
         """The same of a local file, which may be larger than memory."""
         with self.named(name):
-            if self.local is not None:
-                beside = self.local / f"{name}.coming"
-                with source.open("rb") as whole, beside.open("wb") as file:
-                    while data := whole.read(PIECE):
-                        file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                beside.replace(self.local / name)
-                sync(beside.parent)
-            else:
+            if self.local is None:
                 self.system.put_file(str(source), self.path(name))
-                if self.system.info(self.path(name))["size"] != source.stat().st_size:
-                    raise OSError("it is there with another size")
+                if (size := self.system.info(self.path(name))["size"]) != source.stat().st_size:
+                    raise OSError(f"{size} of {source.stat().st_size} bytes are there")
+            else:
+                with source.open("rb") as whole, atomic(self.local / name) as file:
+                    shutil.copyfileobj(whole, file, 2**20)
+                sync(self.local / name)
 
     def read(self, name: str) -> bytes | None:
         """A small file; None where there is none."""
@@ -99,9 +87,10 @@ class Files:
             try:
                 self.system.get_file(self.path(name), str(target))
             except FileNotFoundError:
+                target.unlink(missing_ok=True)
                 return None
-        with target.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            with target.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
 
     def names(self, folder: str = "") -> dict[str, int]:
         """The names in a folder, files and folders, with their sizes in bytes; none where there is no such folder."""
@@ -114,51 +103,54 @@ class Files:
                 return {}
             return {entry["name"].rstrip("/").rsplit("/", 1)[-1]: entry["size"] or 0 for entry in found}
 
-    def remove(self, names: Collection[str]) -> None:
-        """Remove files; one that is gone already is as good."""
-        with self.named(""):
-            if self.system.async_impl and names:  # many in one request
+    def remove(self, folder: str, names: Collection[str]) -> None:
+        """Remove files of a folder, and what killed writers left there; one that is gone already is as good."""
+        paths = [self.path(f"{folder}/{name}") for name in names]
+        with self.named(folder):
+            if self.system.async_impl:  # many in one request
                 with suppress(FileNotFoundError):
-                    self.system.rm([self.path(name) for name in names])
+                    self.system.rm(paths) if paths else None
                 return
-            for name in names:
+            for path in paths:
                 with suppress(FileNotFoundError):
-                    self.system.rm_file(self.path(name))
+                    self.system.rm_file(path)
+            for left in (self.local / folder).glob(".*.*") if self.local else ():
+                with suppress(FileNotFoundError):
+                    if left.stat().st_mtime < time.time() - LEFT_SECONDS:
+                        left.unlink()
 
     def path(self, name: str) -> str:
-        return f"{self._root}/{name}" if name else self._root
-
-    @cached_property
-    def local(self) -> Path | None:
-        """The folder on a disk of this machine, if it is one."""
-        return Path(self._root) if "file" in protocols(self.system) else None
-
-    @cached_property
-    def _root(self) -> str:
-        self.system  # noqa: B018 - it names what is wrong with the URL
-        from fsspec.core import url_to_fs
-
-        root: str = url_to_fs(self.url, **self._all_options)[1]
-        return root.rstrip("/")
+        """As the file system names it."""
+        return f"{self._place[1]}/{name}" if name else self._place[1]
 
     @property
-    def _all_options(self) -> dict[str, Any]:
-        protocol = self.url.split("://")[0] if "://" in self.url else "file"
-        return DEFAULTS.get("s3" if protocol == "s3a" else protocol, {}) | self.options
+    def system(self) -> Any:
+        return self._place[0]
+
+    @property
+    def local(self) -> Path | None:
+        """The folder, if it is on a disk of this machine."""
+        return Path(self._place[1]) if "file" in self.system.protocol else None
 
     @cached_property
-    def system(self) -> Any:
+    def _place(self) -> tuple[Any, str]:
+        """The file system, and the root on it."""
         try:
+            from fsspec.config import conf
             from fsspec.core import url_to_fs
 
-            return url_to_fs(self.url, **self._all_options)[0]
+            protocol = self.url.split("://")[0]
+            system, root = url_to_fs(
+                self.url, **{**DEFAULTS.get(protocol, {}), **conf.get(protocol, {}), **self.options}
+            )
+            return system, root.rstrip("/") or root
         except ImportError as error:
-            package = missing_package(error)
-            if package in EXTRAS:
-                raise missing_extra(package, EXTRAS[package]) from None
-            raise ConfigError(f"{self.shown}: {self.hidden(str(error))}") from None
+            for package, extra in EXTRAS.items():
+                if package in str(error):
+                    raise missing_extra(package, extra) from None
+            raise ConfigError(f"{self.shown}: {error}") from None  # fsspec names the package
         except (ValueError, TypeError, OSError) as error:
-            raise ConfigError(f"{self.shown}: no URL that can be used ({self.hidden(str(error))}).") from None
+            raise ConfigError(f"{self.shown}: cannot be used ({self.hidden(str(error))}).") from None
 
     @contextmanager
     def named(self, name: str) -> Iterator[None]:
@@ -167,28 +159,24 @@ class Files:
             yield
         except CotdistillError:
             raise
-        except Exception as error:
+        except Exception as error:  # each file system has its own, not all of them an OSError
             why = self.hidden(f"{type(error).__name__}: {error}").split("\n")[0]
             raise DataError(
-                f"{self.hidden(self.path(name))}: cannot be used ({why}).\n"
-                "Check the URL, the network, the rights and the room; what is stored stays, and a rerun goes on."
+                f"{self.shown}/{name}: cannot be used ({why}).\n"
+                "Check the URL, the network, the rights and the room. What is stored stays, and a rerun goes on."
             ) from error
 
 
-def missing_package(error: ImportError) -> str:
-    """The package that an import, or fsspec's message about one, says is not there."""
-    said = re.search(r"[Ii]nstall (\w+)", str(error))
-    return error.name or (said.group(1) if said else "")
+def without_secrets(text: str) -> str:
+    """A text without the user and password, and the query, of URLs in it."""
+    return re.sub(r"(://)(?:[^/@\s]*@)?([^\s?]*)(?:\?\S*)?", r"\1\2", text)
 
 
-def protocols(system: Any) -> tuple[str, ...]:
-    return (system.protocol,) if isinstance(system.protocol, str) else tuple(system.protocol)
-
-
-def sync(folder: Path) -> None:
-    """Put a folder's entries on the disk: a file that was moved in is there after a crash only then."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def sync(path: Path) -> None:
+    """Put the entry of a file that was moved in on the disk, and that of its folder: without, a crash may lose it."""
+    for folder in (path.parent, path.parent.parent):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -23,6 +23,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -40,6 +41,7 @@ MOST_SHARDS = 65_536
 WHOLE_BYTES = 128 * 2**20  # a part so large is not written anew for a few rows more
 TRIES = 20  # to read a shard that is compacted meanwhile
 ROWS_AT_ONCE = 4096
+BROUGHT_AT_ONCE = 8
 COPY_BYTES = 32 * 2**20  # of text in a part that copying writes
 
 
@@ -71,7 +73,7 @@ class Parts:
             return 0
         try:
             said = json.loads(data)
-            version, shards = said["version"], said["shards"]
+            version, shards = int(said["version"]), int(said["shards"])
             if said["format"] != FORMAT or not 1 <= shards <= MOST_SHARDS:
                 raise ValueError(f"format {said['format']!r}, {shards} shards")
         except (ValueError, KeyError, TypeError) as error:
@@ -80,12 +82,14 @@ class Parts:
             raise DataError(
                 f"{self.url}: of version {version}, and this cotdistill reads up to {VERSION}.\nUpgrade cotdistill."
             )
-        return int(shards)
+        return shards
 
     def _make(self, shards: int) -> int:
         if not shards:
             raise DataError(f"{self.url}: no store of parts there (no parts.json). Check the path.")
         if others := sorted(self.files.names()):
+            if known := self._known():  # another process made it meanwhile
+                return known
             raise DataError(
                 f"{self.url}: holds {others[0]!r} and no parts.json, so it is no store of parts.\nName an empty folder."
             )
@@ -135,7 +139,7 @@ class Parts:
             small = {name for name, size in live.items() if size < WHOLE_BYTES}
             rest = before.replaced & self.files.names(f"{shard:05}").keys()  # of a compaction that was killed
             if len(small) < 2:
-                self.files.remove([f"{shard:05}/{name}" for name in rest])
+                self.files.remove(f"{shard:05}", rest)
                 return 0
             with tempfile.TemporaryDirectory(prefix="cotdistill-") as folder:
                 path = Path(folder) / "part"
@@ -146,13 +150,11 @@ class Parts:
                 self.files.put_file(f"{shard:05}/{name}", path)
             if self._manifest(shard) != before:  # another one was faster, and may have taken up ours
                 return 0
-            replaced = small | rest
-            kept = {name for name in live if name not in small}
-            self.files.put(
-                f"{shard:05}/manifest.json",
-                json.dumps({"parts": sorted(kept | {name}), "replaced": sorted(replaced)}, indent=1).encode(),
-            )
-            self.files.remove([f"{shard:05}/{one}" for one in replaced])
+            mine = Manifest(frozenset({*live} - small | {name}), frozenset(small | rest))
+            said = {field: sorted(names) for field, names in mine._asdict().items()}
+            self.files.put(f"{shard:05}/manifest.json", json.dumps(said, indent=1).encode())
+            if self._manifest(shard) == mine:  # else another one counts on what it has, which may be among these
+                self.files.remove(f"{shard:05}", mine.replaced)
             return len(small)
 
     def sizes(self, shard: int) -> dict[str, int]:
@@ -167,7 +169,9 @@ class Parts:
             for _ in range(TRIES):
                 manifest, live = self._live(shard)
                 wanted = sorted(part for part, size in live.items() if size < below)
-                if all(self._bring(shard, part, folder / part) for part in wanted):
+                with ThreadPoolExecutor(BROUGHT_AT_ONCE) as pool:
+                    whole = all(pool.map(lambda part: self._bring(shard, part, folder / part), wanted))
+                if whole:
                     yield manifest, live, merged([folder / part for part in wanted], folder)
                     return
         raise DataError(f"{self.url}/{shard:05}: its parts went away while they were read, {TRIES} times over.")
@@ -230,10 +234,11 @@ class ShardStore(Store):
     def __init__(self, parts: Parts, shard: int, scratch: Path, gather: float = 0.25) -> None:
         self.parts, self.shard, self.gather = parts, shard, gather
         scratch.mkdir(parents=True, exist_ok=True)
-        name = hashlib.sha256(parts.files.url.encode()).hexdigest()[:8]
+        name = hashlib.sha256(f"{parts.files.url} {parts.files.path('')}".encode()).hexdigest()[:8]
         path = scratch / f"{name}-{shard:05}.sqlite"
         self._alone = held_alone(path.with_suffix(".lock"), f"{parts.url}/{shard:05}")
         try:
+            self.path = path
             remove_store(path)  # of a worker that was killed
             super().__init__(path)
             for rows in pieces(parts.read(shard), ROWS_AT_ONCE):
@@ -244,10 +249,12 @@ class ShardStore(Store):
 
     def close(self) -> None:
         """Close and remove the scratch file; every completion is in the parts."""
-        if "_db" in self.__dict__:
-            super().close()
+        if self._alone >= 0:
+            if "_db" in self.__dict__:
+                super().close()
             remove_store(self.path)
-        os.close(self._alone)
+            os.close(self._alone)
+            self._alone = -1
 
     def _commit(self, db: sqlite3.Connection, items: Sequence[Row | Mark]) -> None:
         self.parts.write(self.shard, items)
@@ -277,19 +284,18 @@ def copy(source: Store | Parts, target: Store | Parts) -> int:
 
     Held in memory are a few thousand completions, and the keys of one shard. Killed and run again, it goes on.
     """
-    if isinstance(source, Parts) and isinstance(target, Parts):
+    if isinstance(target, Store):
+        rows = source.rows() if isinstance(source, Store) else (r for i in range(source.shards) for r in source.read(i))
+        return sum(_into_store(target, some) for some in pieces(rows, ROWS_AT_ONCE))
+    if isinstance(source, Parts):  # of another number of shards, it may be
         with (
             tempfile.TemporaryDirectory(prefix="cotdistill-") as folder,
-            Store(Path(folder) / "between.sqlite") as store,
+            Store(Path(folder) / "between.sqlite") as between,
         ):
-            copy(source, store)
-            return copy(store, target)
-    if isinstance(source, Store) and isinstance(target, Parts):
-        shards = groupby(source.rows(target.shard_of), lambda row: target.shard_of(row.prompt))
-        return sum(_into_shard(target, shard, rows) for shard, rows in shards)
-    rows = source.rows() if isinstance(source, Store) else (r for i in range(source.shards) for r in source.read(i))
-    assert isinstance(target, Store)  # noqa: S101
-    return sum(_into_store(target, some) for some in pieces(rows, ROWS_AT_ONCE))
+            copy(source, between)
+            return copy(between, target)
+    shards = groupby(source.rows(target.shard_of), lambda row: target.shard_of(row.prompt))
+    return sum(_into_shard(target, shard, rows) for shard, rows in shards)
 
 
 def _into_shard(target: Parts, shard: int, rows: Iterable[Row]) -> int:

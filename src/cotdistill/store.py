@@ -201,7 +201,9 @@ class Store:
 
         def work() -> None:
             try:
-                with errors_named(self.path), closing(connect(self.path)) as db:
+                with errors_named(self.path):
+                    connected = connect(self.path)
+                with closing(connected) as db:
                     items, until = queue.get(), 0.0
                     while items is not None:
                         batch = [*items]
