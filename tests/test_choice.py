@@ -42,7 +42,7 @@ def made() -> list[Generation]:
                     f" First  {a} + 7 = {a + 7},\nthen we count{' on' * rng.randrange(3)}.",
                     f" {a} plus 7 \ud800 by counting{' up' * rng.randrange(3)}.",
                     f" So {a}.0 + 7 = {a + 7}",
-                    f"\0equations\0{a}+7",
+                    f" {a}+7={a + 7}",
                     rng.choice([" ", " It is as has been said before, I say." * 5]),
                 ]
             )
@@ -188,5 +188,8 @@ def test_generations_apart_are_told_wherever_chunks_end(
     moved = [*GENERATIONS[:3], *GENERATIONS[4:30], GENERATIONS[2], *GENERATIONS[30:]]
     write_jsonl(tmp_path / "g.jsonl", moved)
     with pytest.raises(DataError, match="do not stand together"):
-        curate(tmp_path / "g.jsonl", QUESTIONS, TEACHER, STUDENT, NUMBER, CurateConfig(), tmp_path / "pairs.jsonl")
+        curate(
+            *(tmp_path / "g.jsonl", QUESTIONS, TEACHER, STUDENT, NUMBER, CurateConfig(), tmp_path / "pairs.jsonl"),
+            processes=1,
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["g.jsonl"]

@@ -272,6 +272,8 @@ def test_any_number_of_processes_writes_the_same_bytes(
 ) -> None:
     monkeypatch.setattr("cotdistill.chunks.BYTES", 20_000)
     monkeypatch.setattr("cotdistill.chunks.ROWS", 100)
+    if changes:  # each process reads them from a file
+        monkeypatch.setattr("cotdistill.curate.MANY", 0)
     questions, generations = many(300)
     write_jsonl(tmp_path / "generations.jsonl", generations)
     methods = METHODS["zero_shot_cot"], METHODS["fine_tune_cot"]
@@ -319,19 +321,30 @@ print(*(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, reso
 """
 
 
+def peaks(folder: Path, questions: int, samples: int) -> list[float]:
+    """MB of the process and of the largest of its workers, over so many generations."""
+    with (folder / "generations.jsonl").open("wb") as file:
+        for q in range(questions):
+            for i in range(samples):
+                file.write(to_line(wrote(str(q), i, f" In way {i}, " + "we count on and on. " * 15, f" {q + 7}.")))
+    words = [sys.executable, "-c", PEAK, str(folder)]
+    out = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    return [int(kilobytes) / 1024 for kilobytes in out.split()]
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_generations(tmp_path: Path) -> None:
     """Ten times as many of the same questions, 80 MB more of text: less than 15 MB more in any process."""
-    peaks = []
-    for samples in (10, 100):
-        with (tmp_path / "generations.jsonl").open("wb") as file:
-            for q in range(2000):
-                for i in range(samples):
-                    file.write(to_line(wrote(str(q), i, f" In way {i}, " + "we count on and on. " * 15, f" {q + 7}.")))
-        words = [sys.executable, "-c", PEAK, str(tmp_path)]
-        out = subprocess.run(words, check=True, capture_output=True, text=True).stdout
-        peaks.append([int(kilobytes) / 1024 for kilobytes in out.split()])
-    assert all(large - small < 15 for small, large in zip(*peaks, strict=True)), peaks
+    found = peaks(tmp_path, 2000, 10), peaks(tmp_path, 2000, 100)
+    assert all(large - small < 15 for small, large in zip(*found, strict=True)), found
+
+
+@pytest.mark.slow
+def test_of_one_question_with_many_samples_little_is_held(tmp_path: Path) -> None:
+    """180,000 more of one, 70 MB of text and 125 of pairs: 500 bytes each, and nothing in the workers."""
+    (few, few_worker), (many, many_worker) = peaks(tmp_path, 1, 20_000), peaks(tmp_path, 1, 200_000)
+    assert many - few < 90
+    assert many_worker - few_worker < 15
 
 
 def test_a_total_is_drawn_by_the_papers_rule() -> None:

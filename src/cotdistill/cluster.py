@@ -26,33 +26,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from cotdistill import __version__, curate, progress, ranks
+from cotdistill import __version__, crew, curate, progress, ranks
 from cotdistill.backends.openai import first_interrupt
 from cotdistill.budget import Amount
 from cotdistill.choice import Part
 from cotdistill.cluster_config import ClusterConfig
 from cotdistill.config import StudentConfig
-from cotdistill.crew import (
-    LOOK_SECONDS,
-    Answerer,
-    Asker,
-    Lesson,
-    Office,
-    Orders,
-    found_in,
-    learn,
-    read_lines,
-    share_of,
-    unanswered,
-    unpacked,
-    watched,
-)
+from cotdistill.crew import Answerer, Asker, Lesson, Office, Orders, found_in
 from cotdistill.errors import BackendError, BudgetReached, ConfigError, CotdistillError, missing_extra
 from cotdistill.jobs import Job
 from cotdistill.parts import Parts
 from cotdistill.records import Pair, Question, atomic, write_atomic
 from cotdistill.results.timing import Timed
-from cotdistill.shards import Jobs, Lines, Outcome, Shard, Stopped, in_order, into_shards, job_of, mark_of
+from cotdistill.shards import DONE, Jobs, Lines, Outcome, Shard, Stopped, in_order, into_shards, job_of, mark_of
 from cotdistill.store import Row
 from cotdistill.students.train import fingerprint, trained_facts
 
@@ -118,8 +104,8 @@ class Cluster:
 
     def ask(self) -> None:
         """Ask the teachers for what is missing. Raises as `ask_teachers` does, with all that was answered stored."""
-        there = self.parts.files.names("done")
-        shards = [shard for shard in self.shards if mark_of(shard, self.jobs).removeprefix("done/") not in there]
+        there = self.parts.files.names(DONE)
+        shards = [shard for shard in self.shards if mark_of(shard, self.jobs) not in there]
         if not shards:
             return
         local = any(teacher.backend == "transformers" for teacher in self.this.config.all_teachers)
@@ -134,7 +120,7 @@ class Cluster:
             first_interrupt(interrupted.set),
         ):
             for row in self._map(Asker, shards, workers, local):
-                outcome: Outcome = unpacked(row["found"])
+                outcome: Outcome = crew.unpacked(row["found"])
                 self.failed[outcome.shard] = outcome.failed
                 ended.append(outcome.ended)
         if interrupted.is_set():
@@ -161,7 +147,7 @@ class Cluster:
         self, job: Job, questions: Sequence[Question], timed: Timed, advance: Callable[[int, int], None]
     ) -> None:
         """Have a local model answer what is missing of a job; it is in the run's own store when this returns."""
-        pieces = unanswered(job, questions, self.this.store, ANSWERS_AT_ONCE * timed.backend.batch_size)
+        pieces = crew.unanswered(job, questions, self.this.store, ANSWERS_AT_ONCE * timed.backend.batch_size)
         if not pieces:
             return
         workers = self._workers(True, len(pieces))
@@ -192,7 +178,7 @@ class Cluster:
 
     def _lines(self, works: Sequence[object], partial: bool) -> Iterator[Lines]:
         """All lines, as workers find them."""
-        read = functools.partial(read_lines, url=self.url, jobs=self.jobs, partial=partial)
+        read = functools.partial(crew.read_lines, url=self.url, jobs=self.jobs, partial=partial)
         with errors_named(self.ray):
             for row in self._data(works).map_batches(read, batch_size=1).iter_rows():
                 yield from found_in(row)
@@ -266,7 +252,7 @@ class Cluster:
     def _orders(self, workers: int) -> Iterator[None]:
         """Have the office give each worker its share of the limits; at the end the run's budget knows what is spent."""
         this = self.this
-        config = this.config.model_copy(update={"limits": share_of(this.config.limits, workers)})
+        config = this.config.model_copy(update={"limits": crew.share_of(this.config.limits, workers)})
         orders = Orders(__version__, Path.cwd(), config, this.teacher_method, self.jobs, self.url)
         with errors_named(self.ray):
             self.ray.get(self.office.open.remote(orders))
@@ -278,7 +264,7 @@ class Cluster:
     def _watched(
         self, advance: Callable[[int], object] = lambda done: None, interrupted: threading.Event | None = None
     ) -> AbstractContextManager[None]:
-        return watched(Line(self.office), advance, interrupted, self.ray.exceptions.RayError)
+        return crew.watched(Line(self.office), advance, interrupted, self.ray.exceptions.RayError)
 
     @cached_property
     def trains(self) -> bool:
@@ -320,11 +306,11 @@ class Cluster:
         return folder
 
 
-def _learn(config: dict[str, Any]) -> CotdistillError | None:
+def _crew.learn(config: dict[str, Any]) -> CotdistillError | None:
     import ray
 
     (packed,) = config["lesson"]
-    return learn(config["line"], lambda: ray.get(packed), config["driver"], config["seen"])
+    return crew.learn(config["line"], lambda: ray.get(packed), config["driver"], config["seen"])
 
 
 def _when_free(start: Callable[[], Any], store: str) -> Any:
@@ -341,7 +327,7 @@ def _when_free(start: Callable[[], Any], store: str) -> Any:
                     f"{store}: another run of this cluster is buying into this store.\n"
                     "Wait for it, or give this one a store of its own: cluster.store=URL."
                 ) from None
-            time.sleep(LOOK_SECONDS)
+            time.sleep(crew.LOOK_SECONDS)
 
 
 @contextmanager

@@ -13,8 +13,8 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass, fields
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain, groupby, islice
 from operator import attrgetter
@@ -30,6 +30,7 @@ from cotdistill.evaluate import Judged, judge, split_answer
 from cotdistill.filters import leaked, loops, overlap
 from cotdistill.methods import Method
 from cotdistill.records import Generation, Pair, Question, atomic, from_line, read_jsonl, to_line
+from cotdistill.shelf import ROW, Shelf, shelved
 from cotdistill.tasks import fold
 from cotdistill.tasks.splits import draw
 from cotdistill.workers import cores, mapped
@@ -51,6 +52,7 @@ REASONS = {
 }
 DROPPED = tuple(REASONS)
 FEW = 4  # chunks, some thousands of generations: fewer are not worth the start of a process
+MANY = 50_000  # questions: more are in a file, not in each process
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ def curate(
     """
     in_test = leaked(questions, test)
     job = make_job(questions, teacher, student, answer_type, config, in_test)
-    parts = elsewhere(job) if elsewhere else _parts(job, generations, processes or cores())
+    parts = elsewhere(job) if elsewhere else _parts(job, generations, processes or cores(), pairs.parent)
+    del job  # `parts` may do with less of it
     with atomic(pairs) as out, ThreadPoolExecutor(1) as pool, closing(parts):
         shared = pool.submit(overlap, questions, test)  # while the processes are at it
         if config.total:
@@ -145,8 +148,9 @@ class Job:
 
     def __reduce__(self) -> tuple[object, ...]:
         # Questions as tuples: to pickle 100,000 records takes a second, and as long to read them.
+        questions = self.questions if isinstance(self.questions, Shelf) else list(map(ROW, self.questions.values()))
         rest = self.teacher, self.student, self.answer_type, self.config, self.listed, self.held_out
-        return _job, ([_FIELDS(question) for question in self.questions.values()], *rest)
+        return _job, (questions, *rest)
 
     def __call__(self, chunk: Chunk, cut: bool = False) -> Part:
         """A Part of the questions of a chunk; `cut`: of the first and the last, some may be in other chunks."""
@@ -226,11 +230,9 @@ class Job:
         return Look(reason, rationale, folded, judged)
 
 
-_FIELDS = attrgetter(*(f.name for f in fields(Question)))
-
-
-def _job(questions: list[tuple[Any, ...]], *rest: Any) -> Job:
-    return Job({row[0]: Question(*row) for row in questions}, *rest)
+def _job(questions: Shelf | list[tuple[Any, ...]], *rest: Any) -> Job:
+    by_id = questions if isinstance(questions, Shelf) else {row[0]: Question(*row) for row in questions}
+    return Job(by_id, *rest)
 
 
 def rationale_of(
@@ -264,13 +266,17 @@ def _pair(question: Question, student: Method, prompt: str, rationale: str, inde
     return Pair(question.id, index, prompt, student.completion(question, rationale), teacher)
 
 
-def _parts(job: Job, generations: Path | Iterable[Generation], processes: int) -> Generator[Part]:
+def _parts(job: Job, generations: Path | Iterable[Generation], processes: int, folder: Path) -> Generator[Part]:
+    """A Part of each chunk, in order."""
     chunks = spans(generations) if isinstance(generations, Path) else batches(generations)
-    first, cut = list(islice(chunks, FEW)), partial(job, cut=True)
+    first = list(islice(chunks, FEW))
     if processes < 2 or len(first) < FEW:
-        yield from map(cut, chain(first, chunks))
-    else:
-        yield from mapped(cut, chain(first, chunks), processes)
+        yield from map(partial(job, cut=True), chain(first, chunks))
+        return
+    with ExitStack() as stack:
+        if len(job.questions) >= MANY:
+            job = replace(job, questions=stack.enter_context(shelved(job.questions.values(), folder)))
+        yield from mapped(partial(job, cut=True), chain(first, chunks), processes)
 
 
 def _draw(whole: Part, unlimited: BinaryIO, out: BinaryIO, total: int) -> None:

@@ -37,6 +37,7 @@ from cotdistill.store import Row, Store
 from cotdistill.teachers import read_jobs
 
 Jobs = Mapping[str, Job]  # what each teacher is asked, by its name
+DONE = "done"  # a folder of the store
 HELD_SECONDS = 60  # that a shard may be held by a worker that is being ended
 LINES_BYTES = 2**20  # of generations in one row
 
@@ -107,14 +108,14 @@ def job_of(job: curate.Job, shard: Shard) -> curate.Job:
 
 
 def mark_of(shard: Shard, jobs: Jobs) -> str:
-    """The file that says that all of a shard is there; none where a judgement decides what all is."""
+    """The file in DONE that says that all of a shard is there; none where a judgement decides what all is."""
     if any(job.until for job in jobs.values()):
         return ""
     asked = [
         [job.id.hex(), job.n, [job.first.key((job.method.prompt(q),)).hex() for q in shard.questions]]
         for job in jobs.values()
     ]
-    return f"done/{shard.number:05}-{hash_of(canonical(asked).encode()).hex()}"
+    return f"{shard.number:05}-{hash_of(canonical(asked).encode()).hex()}"
 
 
 def ask_shard(
@@ -140,7 +141,7 @@ def ask_shard(
         outcome.done = not outcome.failed and all(_all_there(shard, job, store) for job in jobs.values())
     parts.compact(shard.number)
     if outcome.done and (mark := mark_of(shard, jobs)):
-        parts.files.put(mark, b"")
+        parts.files.put(f"{DONE}/{mark}", b"")
     return outcome
 
 
@@ -200,7 +201,7 @@ def read_shard(
                 yield from _lines(position, group) if job is None else _curated(position, group, job)
         except DataError:
             if mark := mark_of(shard, jobs):
-                parts.files.remove([mark])
+                parts.files.remove(DONE, [mark])
             raise
 
 
