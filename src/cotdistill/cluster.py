@@ -306,7 +306,7 @@ class Cluster:
         return folder
 
 
-def _crew.learn(config: dict[str, Any]) -> CotdistillError | None:
+def _learn(config: dict[str, Any]) -> CotdistillError | None:
     import ray
 
     (packed,) = config["lesson"]
