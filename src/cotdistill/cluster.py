@@ -16,6 +16,7 @@ import math
 import os
 import pickle
 import shutil
+import socket
 import threading
 import time
 from collections import Counter
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from cotdistill.students.dev_answers import Answer
 
 TRAININGS = 3  # that may be begun anew, where a worker was lost; each goes on from a checkpoint
+CONNECT_SECONDS = 10
 LATE_SECONDS = 30  # beyond a request's time, without a word of a worker
 FREE_SECONDS = 30  # in which the desk of a driver that was killed is gone
 ANSWERS_AT_ONCE = 4  # batches of questions in one piece of an evaluation
@@ -378,9 +380,14 @@ def open_cluster(this: Run, config: ClusterConfig) -> Iterator[Cluster]:
 
 
 def _connect(ray: Any, address: str) -> None:
+    from ray._private.services import canonicalize_bootstrap_address  # no public way tells an address before it waits
+
     try:
+        if found := canonicalize_bootstrap_address(address):
+            host, _, port = found.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()  # Ray waits for minutes
         ray.init(address, namespace="cotdistill", logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"cluster.address={address}: no Ray cluster can be reached ({_last_line(error)}).\n"
             "Start one with `ray start --head`, or take this machine alone: cluster.address=local."
