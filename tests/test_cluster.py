@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 from cotdistill.config import Config, load_quickstart
-from cotdistill.errors import BudgetReached, ConfigError
+from cotdistill.errors import BackendError, BudgetReached, ConfigError
 from cotdistill.parts import Parts, copy
 from cotdistill.pipeline import run
+from cotdistill.runs import open_run
 from cotdistill.store import Store
 from cotdistill.students.train import trained_facts
 from servers import Server, start_server
@@ -332,6 +333,30 @@ def test_what_one_machine_bought_is_not_bought_again(
         run(many, "curate")
         assert Counter(server.stats()["prompts"]) == expected[1]
         assert_same(one, many, *CURATED)
+
+
+def test_a_second_run_and_a_dead_server_are_named(
+    cluster: Any, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    from cotdistill.cluster import open_cluster
+
+    with start_server() as server:
+        config = there(cluster, server, questions, tmp_path)
+    with pytest.raises(BackendError, match="no server answers"):
+        run(config, "generate")
+    assert config.cluster is not None
+    monkeypatch.setattr("cotdistill.cluster.FREE_SECONDS", 1)
+    ray.init(cluster.address, namespace="cotdistill", log_to_driver=False)
+    try:
+        with open_run(config) as this, open_cluster(this, config.cluster) as one:
+            one.ray.get(one.office.news.remote())
+            again = there(cluster, server, questions, tmp_path, name="again")
+            with pytest.raises(ConfigError, match="another run of this cluster is buying into this store"):
+                run(again, "generate")
+    finally:
+        ray.shutdown()
 
 
 def test_two_workers_train_the_student_of_one(cluster: Any, tmp_path: Path) -> None:

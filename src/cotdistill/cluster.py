@@ -317,13 +317,16 @@ def _learn(config: dict[str, Any]) -> CotdistillError | None:
 
 def _when_free(start: Callable[[], Any], store: str) -> Any:
     """An actor whose name is free: where a driver was killed, Ray ends its actors a little later."""
-    until = time.monotonic() + FREE_SECONDS
+    until, waited = time.monotonic() + FREE_SECONDS, False
     while True:
         try:
             return start()
         except ValueError as error:
             if "already taken" not in str(error) and "already exists" not in str(error):
                 raise
+            if not waited:
+                waited = True
+                progress.say(f"{store}: another run is, or was just, at this store; waiting for it")
             if time.monotonic() > until:
                 raise ConfigError(
                     f"{store}: another run of this cluster is buying into this store.\n"
