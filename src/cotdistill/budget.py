@@ -59,6 +59,8 @@ class Budget:
     `path` keeps it between runs; None for one run only. Raises `DataError` if that file is damaged.
     """
 
+    patience: float | None = None  # seconds after which what is held may be less, though nothing has ended here
+
     def __init__(self, most: Amount = ENDLESS, path: Path | None = None) -> None:
         self.most, self.path = ENDLESS if most == ENDLESS else most, path
         self.spent = self.held = NOTHING

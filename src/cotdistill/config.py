@@ -9,47 +9,20 @@ from __future__ import annotations
 
 import copy
 import difflib
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 
+from cotdistill.cluster_config import ClusterConfig
 from cotdistill.config_file import MAX_SHOWN, fill_secrets, read_yaml, set_value, shown
 from cotdistill.errors import ConfigError
+from cotdistill.sections import FilePath, Section
 
 MOST_WEIGHT = 1_000_000
 QUICKSTART = Path(__file__).parent / "quickstart.yaml"
-
-
-def _usable(path: Path) -> Path:
-    if "\0" in str(path):
-        raise ValueError("a path cannot hold NUL")
-    try:
-        os.fsencode(path)
-    except UnicodeEncodeError:
-        raise ValueError("a path cannot hold half a character") from None
-    return path
-
-
-FilePath = Annotated[Path, AfterValidator(_usable)]
-
-
-class Section(BaseModel):
-    """A part of the config: unknown keys are refused, values are frozen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TaskConfig(Section):
@@ -304,6 +277,7 @@ class Config(Section):
     curate: CurateConfig = CurateConfig()
     student: StudentConfig = StudentConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    cluster: ClusterConfig | None = Field(None, description="many machines through Ray, as {address: auto}; none: here")
     judge: TeacherConfig | None = Field(None, description="who labels mistakes for evaluate --judge, as in teacher")
 
     @property
@@ -327,6 +301,12 @@ class Config(Section):
             raise ValueError("teachers: two have the same name; give each a name of its own")
         if len({(teacher.style, teacher.answer_cue) for teacher in self.teachers}) > 1:
             raise ValueError("teachers: style and answer_cue must be the same for all: their answers are read alike")
+        return self
+
+    @model_validator(mode="after")
+    def _batches_need_no_cluster(self) -> Config:
+        if self.cluster and any(teacher.mode == "batch" for teacher in self.all_teachers):
+            raise ValueError("cluster: with teacher.mode: batch the server does the work; ask it with cluster=null")
         return self
 
     @property

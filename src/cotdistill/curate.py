@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -82,6 +82,7 @@ def curate(
     pairs: Path,
     test: Sequence[Question] = (),
     processes: int = 0,
+    elsewhere: Callable[[Job], Generator[Part]] | None = None,
 ) -> Curated:
     """Filter a teacher's generations, or a file of them, into pairs of prompt and completion.
 
@@ -91,7 +92,7 @@ def curate(
     """
     in_test = leaked(questions, test)
     job = make_job(questions, teacher, student, answer_type, config, in_test)
-    parts = _parts(job, generations, processes or cores(), pairs.parent)
+    parts = elsewhere(job) if elsewhere else _parts(job, generations, processes or cores(), pairs.parent)
     del job  # `parts` may do with less of it
     with atomic(pairs) as out, ThreadPoolExecutor(1) as pool, closing(parts):
         shared = pool.submit(overlap, questions, test)  # while the processes are at it

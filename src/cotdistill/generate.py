@@ -20,7 +20,7 @@ from itertools import islice
 from cotdistill.backends import Backend
 from cotdistill.completions import Completion, Pool, Request, SamplingParams
 from cotdistill.errors import BackendError, DataError
-from cotdistill.jobs import Job, Until, Work, look
+from cotdistill.jobs import Job, Until, Work, finished, look
 from cotdistill.methods import Method
 from cotdistill.progress import say
 from cotdistill.records import Generation, Question
@@ -126,7 +126,7 @@ class _Asking:
     def __init__(self, job: Job, questions: Sequence[Question], store: Store, advance: Progress) -> None:
         self.job, self.questions, self.store, self.advance = job, questions, store, advance
         self.fresh = iter(range(len(questions)))
-        self.finished = self.known_finished()
+        self.finished = finished(job, store)
         self.ready: deque[Request] = deque()  # second prompts and further samples, before new questions
         self.asked: dict[Request, list[tuple[Work, int]]] = {}  # who waits for it, with their sample
         self.answering: dict[bytes, Request] = {}  # second prompts in flight, by key
@@ -137,20 +137,9 @@ class _Asking:
         self.outbox: list[Row | Mark] = []  # for it
         self.unsaved = 0  # completions that are not on the disk
         self.most_in_flight = 0  # requests at once
-        self.per_sample = 2 if job.cue else 1
+        self.per_sample = job.steps
         self.done, self.total = 0, len(questions) * job.n * self.per_sample
         self.same = self.different = 0
-
-    def known_finished(self) -> set[bytes]:
-        """The keys of questions of which nothing need be read."""
-        if self.job.until:
-            return set()
-        # A second prompt is found by its first's text only: so a question with two is marked when it is done.
-        return (
-            self.store.finished(self.job.id, self.job.n)
-            if self.job.cue
-            else self.store.full(self.job.first, self.job.n)
-        )
 
     def run(self, backend: Backend) -> None:
         """Ask for all that is missing."""

@@ -49,6 +49,11 @@ class Job:
     def cue(self) -> str | None:
         return self.method.answer_cue
 
+    @property
+    def steps(self) -> int:
+        """Completions a sample."""
+        return 2 if self.cue else 1
+
 
 def second_prompt(method: Method, first: tuple[str, ...], text: str) -> tuple[str, ...]:
     """The prompt that asks for the answer after `text`, which the `first` prompt brought."""
@@ -144,6 +149,14 @@ class Work:
             if (distinct := self.right(sample)) is not None:
                 found.add(distinct)
         return done
+
+
+def finished(job: Job, store: Store) -> set[bytes]:
+    """The keys of a job's questions of which nothing need be read or asked."""
+    if job.until:
+        return set()
+    # A second prompt is found by its first's text only: so a question with two is marked when it is done.
+    return store.finished(job.id, job.n) if job.cue else store.full(job.first, job.n)
 
 
 def look(works: Sequence[Work], store: Store) -> None:

@@ -171,7 +171,10 @@ def answer(this: Run, method: Method, name: str, questions: list[Question], back
     timed = Timed(backend)
     job = make_job(timed, method, *sampling(this.config.evaluate, method))
     with progress.stage(f"evaluate {name}", "completions") as advance:
-        ask(job, questions, timed, this.store, advance)
+        if this.cluster:
+            this.cluster.answer(job, questions, timed, advance)
+        else:
+            ask(job, questions, timed, this.store, advance)
     free_memory()  # of the student before
     generations = list(read(job, questions, this.store))
     by_id = {question.id: question for question in questions}

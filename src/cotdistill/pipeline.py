@@ -12,7 +12,8 @@ report     all of these -> report.html
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -42,7 +43,7 @@ def run(config: Config, until: Stage = "report", siblings: Sequence[Path] = ()) 
 
     `siblings` are the folders of runs from which a student is taken that is the same.
     """
-    with open_run(config) as this:
+    with open_run(config) as this, on_machines(this):
         this.siblings = siblings
         if this.needs_teacher or until in ("generate", "curate"):
             generate_rationales(this)
@@ -57,6 +58,18 @@ def run(config: Config, until: Stage = "report", siblings: Sequence[Path] = ()) 
     return this
 
 
+@contextmanager
+def on_machines(this: Run) -> Iterator[None]:
+    """Have a run's work done in the cluster of its config, if it has one."""
+    if this.config.cluster is None:
+        yield
+        return
+    from cotdistill.cluster import open_cluster  # it imports Ray
+
+    with open_cluster(this, this.config.cluster) as this.cluster:
+        yield
+
+
 def generate_rationales(this: Run) -> None:
     """The teachers' generations for the training questions, in generations.jsonl.
 
@@ -69,12 +82,18 @@ def generate_rationales(this: Run) -> None:
     reached = None
     before = this.budget.spent
     try:
-        ask_teachers(this.teachers, questions, this.store, this.right)
+        if this.cluster:
+            this.cluster.ask()
+        else:
+            ask_teachers(this.teachers, questions, this.store, this.right)
     except BudgetReached as error:
         reached = error
     if this.budget.spent != before:
         progress.say(f"generate: this run has spent {this.budget}")
-    write_jsonl(path, read_teachers(this.teachers, questions, this.store, this.right, partial=reached is not None))
+    if this.cluster:
+        this.cluster.write_generations(path, partial=reached is not None)
+    else:
+        write_jsonl(path, read_teachers(this.teachers, questions, this.store, this.right, partial=reached is not None))
     if reached is None:
         return
     if this.config.limits.reached == "stop":
@@ -84,6 +103,10 @@ def generate_rationales(this: Run) -> None:
 
 def plan_teachers(config: Config, pilot: int = 0) -> list[Plan]:
     """What generating will ask and cost, for each teacher; `pilot` questions are asked first, to measure it."""
+    if config.cluster is not None:
+        raise ConfigError(
+            "cluster: a plan, and a pilot, look into the store of one machine.\nAdd cluster=null to this command."
+        )
     with open_run(config) as this:
         if this.teacher_method is HUMAN:
             raise ConfigError("teacher.style: human asks nobody, so there is nothing to plan.")
@@ -124,6 +147,7 @@ def curate_generations(this: Run, pairs: Path) -> Curated:
         this.config.curate,
         pairs=pairs,
         test=this.task.test,
+        elsewhere=this.cluster.curated if this.cluster and this.teacher_method is not HUMAN else None,
     )
 
 
@@ -131,7 +155,8 @@ def keep_right(this: Run) -> Curated:
     """The generations that are right, as pairs, and the ledger of all."""
     curated = curate_generations(this, this.folder / "pairs.jsonl")
     if this.teacher_method is not HUMAN:
-        curated.ledger["served"] = {t.name: this.store.served(t.backend.identity) for t in this.teachers}
+        served = this.cluster.served if this.cluster else None
+        curated.ledger["served"] = served or {t.name: this.store.served(t.backend.identity) for t in this.teachers}
     write_json(this.folder / "ledger.json", curated.ledger)
     kept, asked = curated.ledger["kept"], curated.ledger["asked"]
     progress.say(f"curate: kept {kept} of {asked} rationales")
@@ -153,8 +178,8 @@ def teach(this: Run, method: Method, seed: int) -> Path:
     folder = this.folder / "student" / label(method, seed)
     answer = partial(count_right, method, this.task.train, this.answer_type, this.config.evaluate)
     cache = this.config.runs / ".kd"  # no name of a run
-    with (
-        made_once(this.store, folder, fingerprint(pairs, config, seed), this.config, this.siblings),
-        progress.stage(f"train {label(method, seed)}", "steps") as advance,
-    ):
-        return train(pairs, config, folder, seed, advance, cache, answer)
+    with made_once(this.store, folder, fingerprint(pairs, config, seed), this.config, this.siblings):
+        if this.cluster and this.cluster.trains:
+            return this.cluster.train(pairs, config, folder, seed, cache, answer)
+        with progress.stage(f"train {label(method, seed)}", "steps") as advance:
+            return train(pairs, config, folder, seed, advance, cache, answer)

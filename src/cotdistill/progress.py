@@ -20,13 +20,22 @@ BAR_SECONDS = 0.1  # thousands of completions a second need no more
 Advance = Callable[[int, int], None]
 
 console = Console(stderr=True)
+_elsewhere: list[Callable[[str], object]] = []  # where the terminal is, if not here
 
 
 def say(text: str) -> None:
     """A line for the person at the terminal, of the process that does the run."""
     if not ranks.first():
         return
-    console.print(escape(text), highlight=False, soft_wrap=True)
+    if _elsewhere:
+        _elsewhere[-1](text)
+    else:
+        console.print(escape(text), highlight=False, soft_wrap=True)
+
+
+def say_elsewhere(say_it: Callable[[str], object]) -> None:
+    """This process has no person at its terminal: what it says is said by `say_it`."""
+    _elsewhere[:] = [say_it]
 
 
 @contextmanager

@@ -16,6 +16,7 @@ FOREVER = timedelta(days=365)  # a teacher may be asked for days before there is
 
 T = TypeVar("T")
 _talk: list[Any] = []  # the group in which values are shared: on the CPU, and patient
+_ours: list[bool] = []  # whether what these groups stand on is ours to end
 
 
 def processes() -> int:
@@ -34,7 +35,9 @@ def join() -> None:
 
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    _ours.append(not torch.distributed.is_initialized())  # Ray begins and ends it itself
+    if _ours[-1]:
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     _talk.append(torch.distributed.new_group(backend="gloo", timeout=FOREVER))
 
 
@@ -66,4 +69,5 @@ def part() -> None:
             with suppress(RuntimeError):  # an error may have ended them before
                 shared(None)
         _talk.clear()
-        torch.distributed.destroy_process_group()
+        if _ours.pop():
+            torch.distributed.destroy_process_group()

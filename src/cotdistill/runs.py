@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -28,6 +28,9 @@ from cotdistill.store import Store
 from cotdistill.students.train import refuse_other_kinds, trained_facts
 from cotdistill.tasks import Task, exemplars_of, load_task
 from cotdistill.teachers import Teacher, limit_of, open_teachers
+
+if TYPE_CHECKING:
+    from cotdistill.cluster import Cluster
 
 
 @dataclass
@@ -87,6 +90,7 @@ class Run(Setup):
     comparisons: tuple[Comparison, ...] = ()
     costs: Costs | None = None
     warnings: tuple[str, ...] = ()
+    cluster: Cluster | None = None  # where the work is done, if not here
     siblings: Sequence[Path] = ()  # folders of runs whose students may be this one's too
 
     @property

@@ -8,7 +8,7 @@ for generation in read_teachers(teachers, questions, store, right): ...
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cotdistill import progress
@@ -82,13 +82,18 @@ def read_teachers(
     teachers: Sequence[Teacher], questions: Sequence[Question], store: Store, right: Right, partial: bool = False
 ) -> Iterator[Generation]:
     """Their generations, question by question; `partial`: as far as they go."""
+    return read_jobs({teacher.name: teacher.job(right) for teacher in teachers}, questions, store, partial)
+
+
+def read_jobs(
+    jobs: Mapping[str, Job], questions: Sequence[Question], store: Store, partial: bool = False
+) -> Iterator[Generation]:
+    """The same, of what each teacher is asked, by its name."""
     position = {question.id: i for i, question in enumerate(questions)}
-    streams = [_named(teacher, questions, store, right, partial) for teacher in teachers]
+    streams = [_named(name, job, questions, store, partial) for name, job in jobs.items()]
     return heapq.merge(*streams, key=lambda generation: position[generation.question_id])
 
 
-def _named(
-    teacher: Teacher, questions: Sequence[Question], store: Store, right: Right, partial: bool
-) -> Iterator[Generation]:
-    for generation in read(teacher.job(right), questions, store, partial):
-        yield replace(generation, teacher=teacher.name)
+def _named(name: str, job: Job, questions: Sequence[Question], store: Store, partial: bool) -> Iterator[Generation]:
+    for generation in read(job, questions, store, partial):
+        yield replace(generation, teacher=name)

@@ -7,6 +7,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
@@ -65,7 +66,7 @@ class Flight:
         self.exhausted = False
         self.stopped: BaseException | None = None
         self.spent: Amount | None = None  # what a first prompt would have taken of a budget that had not so much
-        self.answers = 0  # replies with a completion
+        self.answers = backend.answered  # replies with a completion
         self.refused: set[tuple[str, ...]] = set()  # prompts, before the first completion
         self.unreachable = 0  # requests given up in a row, for want of a connection
         self.dialect = Dialect(backend)
@@ -238,7 +239,7 @@ class Flight:
             if status == 200:
                 read = read_reply(reply, self.backend.chat, len(samples), self.backend.api_key)
                 used = self.bill(read, most)
-                self.answers += 1
+                self.answers = self.backend.answered = self.answers + 1
                 self.pace.answered()
                 self.allowance.redeem(later)
                 later = NOTHING
@@ -300,7 +301,9 @@ class Flight:
 
     async def changed(self) -> None:
         self.change.clear()
-        await self.change.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.allowance.budget.patience):
+                await self.change.wait()
 
     def bill(self, reply: Reply, most: Amount) -> Amount:
         """What a reply cost; where the server does not say, the most that it can have."""

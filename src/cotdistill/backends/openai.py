@@ -45,6 +45,7 @@ class OpenAIBackend(Remote):
     ) -> None:
         super().__init__(model, base_url, api_key, api, system, budget, price)
         self.limits = limits
+        self.answered = 0  # replies with a completion, of all calls: then a refusal is no fault of the config
 
     def check(self) -> str:
         """Ask for a few tokens, once; returns how it went, such as "200 OK in 0.12 s"."""
@@ -66,7 +67,7 @@ class OpenAIBackend(Remote):
         with _fewer_collections(), own_loop() as (loop, run):
             flight = Flight(self, loop)
             try:
-                with _first_interrupt(flight.interrupt):
+                with first_interrupt(flight.interrupt):
                     run(flight.open())
                     while flight.fill(requests) or flight.tasks or flight.done:
                         run(flight.something())
@@ -81,7 +82,7 @@ class OpenAIBackend(Remote):
 
 
 @contextmanager
-def _first_interrupt(stop: Callable[[], None]) -> Iterator[None]:
+def first_interrupt(stop: Callable[[], None]) -> Iterator[None]:
     """The first Ctrl-C calls `stop`; the next one is a KeyboardInterrupt."""
     if threading.current_thread() is not threading.main_thread():
         yield
