@@ -39,6 +39,7 @@ JUDGE = f"{TINY} judge.model=j judge.base_url={{server}}"  # a tiny student's te
 MADE = "it makes the environment that the tests run in"
 CHECKS = "it runs these tests"
 INDEX = "it installs from an index; tests/test_dist.py installs the wheel with what it declares"
+BUCKET = "tests/test_parts.py has one on loopback"
 STORY = "test_the_tutorial runs its page from top to bottom"
 SERVER = "another program, with a model of gigabytes"
 PAPER = "the paper's data and some hours; test_docs.py reads its config"
@@ -92,6 +93,13 @@ COMMANDS: dict[str, Runs | str] = {
     "export HF_TOKEN=...": "a key",
     'cotdistill ask runs/quickstart "Mia has 3 figs and buys 4. How many figs has she now?"': Runs(""),
     "cotdistill serve runs/quickstart --port 8000": "it serves until it is stopped; tests/test_serve.py runs it",
+    # cluster
+    "pip install 'cotdistill[ray,s3]'": INDEX,
+    "ray start --head": "it stays; tests/test_cluster.py has nodes of its own",
+    "cotdistill run my.yaml": "of many machines; tests/test_cluster.py runs it on three nodes",
+    "cotdistill run cluster.address=local cluster.workers=2": Runs("report.html", TINY),
+    "cotdistill store copy runs/store.sqlite s3://bucket/completions": BUCKET,
+    "cotdistill store copy s3://bucket/completions runs/store.sqlite": BUCKET,
     # errors, generation, page, sharing, statistics, training
     "cotdistill evaluate --judge 100": Runs("12 unreadable", JUDGE),
     "cotdistill evaluate --judge 100 --judge-method zero_shot_cot": Runs("12 unreadable", JUDGE),
