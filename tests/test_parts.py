@@ -291,6 +291,29 @@ def test_compaction_killed_between_its_steps_loses_nothing(tmp_path: Path) -> No
     assert at == 6  # a new part, a manifest, three to remove
 
 
+def test_copying_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = Parts(str(tmp_path / "parts"), 4)
+    with Store(tmp_path / "s.sqlite") as store, Store(tmp_path / "back.sqlite") as back:
+        store.write(ROWS)
+        with pytest.MonkeyPatch.context() as patch:
+            dying(patch, 3)
+            with pytest.raises(Killed):
+                copy(store, parts)
+        there = len(everything(parts))
+        assert 0 < there < len(ROWS)
+        assert copy(store, parts) == len(ROWS) - there
+        assert everything(parts) == in_order(ROWS)
+        monkeypatch.setattr(parts_module, "ROWS_AT_ONCE", 30)
+        flip(files(parts, 2)[0])
+        with pytest.raises(DataError, match=r"00002/.*damaged"):
+            copy(parts, back)
+        there = len(back)
+        assert 0 < there < len(ROWS)
+        flip(files(parts, 2)[0])
+        assert copy(parts, back) == len(ROWS) - there
+        assert list(back.rows()) == in_order(ROWS)
+
+
 def test_what_killed_writers_left_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = Parts(str(tmp_path), 1)
     parts.write(0, ROWS)
