@@ -123,7 +123,7 @@ class Office(Desk):
         self.said.setdefault(text, False)
 
     def news(self) -> tuple[int, list[str], bool]:
-        """How many completions there are, what workers said since the last time, each once, and whether any is there."""
+        """How many completions there are, what workers said that is new, and whether any was ever heard of."""
         new = [text for text, passed_on in self.said.items() if not passed_on]
         self.said.update(dict.fromkeys(new, True))
         return sum(self.done.values()), new, self.heard
