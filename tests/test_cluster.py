@@ -23,6 +23,7 @@ from cotdistill.pipeline import run
 from cotdistill.runs import open_run
 from cotdistill.store import Store
 from cotdistill.students.train import trained_facts
+from cotdistill.verify import verify
 from servers import Server, start_server
 from tiny import tiny_model
 
@@ -156,6 +157,9 @@ def test_the_whole_run_is_that_of_one_process(
         assert spent[0] == spent[1]
     of_one, of_many = (without_times(json.loads((c.folder / "result.json").read_text())) for c in (one, many))
     assert of_one == of_many
+    checks = {check.name: check for check in verify(many.folder)}
+    assert {check.state for check in checks.values()} <= {"ok", "not checked"}, checks
+    assert "store.parts" in checks["generations.jsonl"].found
     left = [*many.folder.rglob("*"), *(Path("/tmp/ray") / "session_latest").rglob("*")]  # noqa: S108 - Ray's own
     files = [path for path in left if path.is_file()]
     assert any(path.name.startswith("ray-data") for path in files)

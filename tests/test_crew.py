@@ -262,9 +262,9 @@ def test_what_workers_say_is_said_once(tmp_path: Path) -> None:
     office = Office(Amount(10, 1e9, 1e9), tmp_path / "spent.json", 60)
     for text in ("slow", "slow", "slower"):
         office.say(text)
-    assert office.news() == (0, ["slow", "slower"])
+    assert office.news() == (0, ["slow", "slower"], True)
     office.say("slow")
-    assert office.news() == (0, [])
+    assert office.news() == (0, [], True)
 
 
 def test_a_machine_that_sees_other_folders_is_named(tmp_path: Path, server: Server) -> None:

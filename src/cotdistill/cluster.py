@@ -78,15 +78,10 @@ class Cluster:
 
     def __init__(self, this: Run, config: ClusterConfig, ray: Any) -> None:
         self.this, self.config, self.ray = this, config, ray
+        self.url = this.config.parts_url
         self.wanted: Amount | None = None
         self.failed: dict[int, list[Row]] = {}  # by shard: the samples that asking did not get
         self.served: dict[str, Counter[str]] = {}
-
-    @property
-    def url(self) -> str:
-        """Where what was bought is."""
-        url = self.config.store or str(self.this.config.runs / "store.parts")
-        return url if "://" in url else str(Path(url).absolute())
 
     @cached_property
     def parts(self) -> Parts:
@@ -153,14 +148,16 @@ class Cluster:
         if not pieces:
             return
         workers = self._workers(True, len(pieces))
+        done, total = 0, sum(map(len, pieces)) * job.n * job.steps
         with self._watched():
-            for i, row in enumerate(self._map(Answerer, pieces, workers, True, timed.backend, job, Path.cwd())):
+            for row in self._map(Answerer, pieces, workers, True, timed.backend, job, Path.cwd()):
                 rows, seconds, made, failed = found_in(row)
                 self.this.store.write(rows)
                 timed.seconds += seconds
                 timed.made += made
                 timed.failed += failed
-                advance(i + 1, len(pieces))
+                done += len(rows)
+                advance(done, total)
 
     def _read(self, partial: bool, job: curate.Job | None) -> Iterator[Lines]:
         """All lines, in the order of the questions."""

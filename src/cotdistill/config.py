@@ -317,6 +317,12 @@ class Config(Section):
     def store_path(self) -> Path:
         return self.store or self.runs / "store.sqlite"
 
+    @property
+    def parts_url(self) -> str:
+        """The store of the cluster: a URL, or a folder from the root."""
+        url = (self.cluster and self.cluster.store) or str(self.runs / "store.parts")
+        return url if "://" in url else str(Path(url).absolute())
+
     def to_yaml(self) -> str:
         """Everything resolved, but for secrets."""
         key = {"api_key"}

@@ -8,6 +8,7 @@ Items and findings are pickled: they travel through an engine that knows rows of
 from __future__ import annotations
 
 import functools
+import math
 import os
 import pickle
 import socket
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 Found = dict[str, list[bytes]]
 Batch = Mapping[str, Any]  # a column of bytes, "work", with one item
+QUIET_SECONDS = 60
 LOOK_SECONDS = 1.0  # between two looks whether to stop
 ROWS_BYTES = 2**20  # of lines that a worker sends at once
 
@@ -93,6 +95,7 @@ class Office(Desk):
 
     def __init__(self, most: Amount, path: Path, lease: float) -> None:
         super().__init__(Budget(most, path), lease)
+        self.heard = False
         self.done: dict[int, int] = {}
         self.said: dict[str, bool] = {}  # what workers said, and whether it was passed on
 
@@ -105,22 +108,25 @@ class Office(Desk):
 
     def join(self, worker: str) -> Orders:
         """The orders, for a worker that may have been here before it was killed."""
+        self.heard = True
         self.forget(f"{worker}/")
         return self.orders
 
     def look(self, shard: int, done: int, begins: bool = False) -> bool:
         """A worker's completions of a shard; whether it is to stop, or not to begin."""
         self.done[shard] = done
+        self.heard = True
         return self.stopping or (begins and self.wanted is not None)
 
     def say(self, text: str) -> None:
+        self.heard = True
         self.said.setdefault(text, False)
 
-    def news(self) -> tuple[int, list[str]]:
-        """How many completions there are, and what workers said since the last time; what several say counts once."""
+    def news(self) -> tuple[int, list[str], bool]:
+        """How many completions there are, what workers said that is new, and whether any was ever heard of."""
         new = [text for text, passed_on in self.said.items() if not passed_on]
         self.said.update(dict.fromkeys(new, True))
-        return sum(self.done.values()), new
+        return sum(self.done.values()), new, self.heard
 
     def stop(self) -> None:
         self.stopping = True
@@ -154,17 +160,20 @@ def watched(
     """
     ended = Event()
 
-    def look() -> None:
-        done, said = call("news")
+    def look() -> bool:
+        done, said, heard = call("news")
         advance(done)
         for text in said:
             say(text)
+        return bool(heard)
 
     def watch() -> None:
-        told = False
+        told, patient_until = False, time.monotonic() + QUIET_SECONDS
         while not ended.wait(LOOK_SECONDS):
             with suppress(gone):
-                look()
+                if not look() and time.monotonic() > patient_until:
+                    patient_until = math.inf
+                    say(f"no worker has begun within {QUIET_SECONDS} s: is the cluster busy? See `ray status`.")
                 if interrupted is not None and interrupted.is_set() and not told:
                     told = True
                     say("stopping: waiting for what is in flight. Ctrl-C again leaves it.")
@@ -197,7 +206,7 @@ class Asker:
             outcome = Outcome(ended=error)
         if isinstance(outcome.ended, BudgetReached) and self.share.wanted:
             self.call("refuse", self.share.wanted)
-        elif outcome.ended is not None:
+        elif outcome.ended is not None and not isinstance(outcome.ended, Stopped):
             self.call("stop")
         outcome.shard = shard.number
         return packed(outcome)

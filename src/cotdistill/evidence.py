@@ -22,7 +22,7 @@ from cotdistill.backends import open_backend
 from cotdistill.completions import Pool
 from cotdistill.config import Config
 from cotdistill.curate import Curated
-from cotdistill.errors import DataError
+from cotdistill.errors import CotdistillError, DataError
 from cotdistill.evaluate import score
 from cotdistill.generate import first_params, read, second_params
 from cotdistill.jobs import Job, Until
@@ -30,11 +30,13 @@ from cotdistill.measure import answers_of, result_of, sampling
 from cotdistill.methods import HUMAN, Method
 from cotdistill.models import COMPLETE, EMBEDDED, model_identity
 from cotdistill.pages import identity_facts
+from cotdistill.parts import Parts
 from cotdistill.pipeline import curate_generations, human_rationale, lesson
 from cotdistill.records import Generation, Question, Score, iter_json_lines, read_jsonl, to_json
 from cotdistill.results.compare import comparisons, rights, summaries
 from cotdistill.results.mistakes import Mistake, count, mistakes_of
 from cotdistill.runs import Run, label, measured_folder, read_json, students
+from cotdistill.shards import read_parts
 from cotdistill.students.train import fingerprint, trained_facts
 from cotdistill.tasks import without_exemplars
 
@@ -136,12 +138,15 @@ def generations_agree(e: Evidence) -> str:
     written = read_jsonl(e.folder / GENERATIONS, Generation)
     if this.teacher_method is HUMAN:
         stored: Iterable[Generation] = map(human_rationale, questions)
+    elif e.config.cluster:
+        stored = _in_parts(e, questions)
     else:
         stored = (replace(g, teacher=name) for job, name in _jobs(e) for g in _stored(e, job, questions))
     _same_texts(written, {_key(g): g for g in stored})
     if (most := _asked(e)) and len(written) != most:
         raise Differs(f"it has {len(written):,} texts, and {most:,} were asked for")
-    return f"{len(written):,} texts are those of {'the dataset' if this.teacher_method is HUMAN else e.store}"
+    place = e.config.parts_url if e.config.cluster else e.store
+    return f"{len(written):,} texts are those of {'the dataset' if this.teacher_method is HUMAN else place}"
 
 
 def _asked(e: Evidence) -> int:
@@ -171,6 +176,17 @@ def _stored(e: Evidence, job: Job, questions: Sequence[Question]) -> list[Genera
     try:
         return list(read(job, questions, e.this.store, partial=True))
     except DataError as error:  # a row is damaged
+        raise Differs(str(error).splitlines()[0]) from None
+
+
+def _in_parts(e: Evidence, questions: Sequence[Question]) -> Iterator[Generation]:
+    try:
+        parts = Parts(e.config.parts_url, 0)
+    except CotdistillError as error:
+        raise Unknown(f"the cluster's store cannot be read: {str(error).splitlines()[0]}") from None
+    try:
+        yield from read_parts(parts, {name: job for job, name in _jobs(e)}, questions)
+    except DataError as error:  # a part is damaged
         raise Differs(str(error).splitlines()[0]) from None
 
 

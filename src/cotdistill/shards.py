@@ -205,6 +205,16 @@ def read_shard(
             raise
 
 
+def read_parts(parts: Parts, jobs: Jobs, questions: Sequence[Question]) -> Iterator[Generation]:
+    """What is there of jobs, shard by shard."""
+    for shard in into_shards(questions, next(iter(jobs.values())), parts):
+        with (
+            tempfile.TemporaryDirectory(prefix="cotdistill-") as scratch,
+            ShardStore(parts, shard.number, Path(scratch)) as store,
+        ):
+            yield from read_jobs(jobs, shard.questions, store, partial=True)
+
+
 def _by_position(shard: Shard, generations: Iterator[Generation]) -> Iterator[tuple[int, Iterator[Generation]]]:
     positions = {question.id: position for position, question in shard.asked}
     for question_id, group in groupby(generations, key=attrgetter("question_id")):

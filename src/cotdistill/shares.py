@@ -48,7 +48,9 @@ class Desk:
         if need != NOTHING:
             self._find_lost()
             room = self.budget.most.plus(self.budget.spent, -1).plus(self.budget.held, -1)
-            times = min([MOST_AT_ONCE, *(r / n / (2 * len(self.tranches)) for r, n in zip(room, need) if n > 0)])  # noqa: B905
+            times = min(
+                [MOST_AT_ONCE, *(r / n / (2 * len(self.tranches)) for r, n in zip(room, need, strict=True) if n > 0)]
+            )
             given, reached = self._reserve([need.plus(need, max(0, int(times) - 1)), need])
         self.tranches[who].amount = kept.plus(given)
         return given, reached
