@@ -177,13 +177,13 @@ def expected(questions: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 
 @contextmanager
-def driver(config: Config, *more: str) -> Iterator[subprocess.Popen[str]]:
-    """`cotdistill generate` as a process of its own."""
+def driver(config: Config, command: str = "generate") -> Iterator[subprocess.Popen[str]]:
+    """A command as a process of its own."""
     path = config.runs / "config.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(config.to_yaml())
-    command = [sys.executable, "-m", "cotdistill", "generate", str(path), *more]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    words = [sys.executable, "-m", "cotdistill", command, str(path)]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
         finally:
@@ -197,11 +197,11 @@ def wait_for_requests(server: Server, n: int) -> None:
         time.sleep(0.05)
 
 
-def kill_worker() -> None:
+def kill_worker(title: bytes = b"MapBatches(Asker)") -> None:
     """As the kernel does where memory runs out."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if b"MapBatches(Asker)" in (folder / "cmdline").read_bytes():
+            if title in (folder / "cmdline").read_bytes():
                 os.kill(int(folder.name), signal.SIGKILL)
                 return
         except OSError:
@@ -394,3 +394,31 @@ def test_two_workers_train_the_student_of_one(cluster: Any, tmp_path: Path) -> N
     assert saved.stat().st_mtime_ns == before, "trained again"
     with pytest.raises(ConfigError, match="3 examples a step cannot be shared by 2 processes"):
         run(load_quickstart({**more, **together, "name": "odd", "student.batch_size": 3}), "train")
+
+
+def test_a_training_process_dies_and_all_go_on(cluster: Any, tmp_path: Path) -> None:
+    config = load_quickstart(
+        {
+            "runs": str(tmp_path),
+            "task.train": 20,
+            "task.test": 6,
+            "student.model": str(tiny_model(tmp_path / "tiny", positions=2048)),
+            "student.max_length": 0,
+            "student.steps": 30,
+            "student.batch_size": 4,
+            "student.checkpoint_minutes": 1e-9,
+            "evaluate.methods": ["fine_tune"],
+            "cluster.address": cluster.address,
+            "cluster.train_workers": 2,
+        }
+    )
+    student = config.folder / "student" / "fine_tune-0"
+    with driver(config, "train") as process:
+        until = time.monotonic() + 120
+        while not list(student.with_name("fine_tune-0.unfinished").glob("checkpoint-*")):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        kill_worker(b"RayTrainWorker")
+        said = end(process, 0)
+    assert "fine_tune-0: goes on from" in said
+    assert trained_facts(student)["steps"] == 30

@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import pickle
+import re
 import shutil
 import socket
 import threading
@@ -340,9 +341,10 @@ def errors_named(ray: Any) -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, ray.exceptions.RayError) and not type(error).__module__.startswith("ray."):
             raise
-        cause = getattr(error, "cause", None) or error
+        # A worker's own error stands in the middle of what Ray tells of it.
+        own = re.search(r"^(?!ray\.)[\w.]+(?:Error|Exception)(?:: .+)?$", str(error), re.MULTILINE)
         raise BackendError(
-            f"the cluster could not do its part ({type(cause).__name__}: {_last_line(cause)}).\n"
+            f"the cluster could not do its part ({own.group()[:300] if own else _last_line(error)}).\n"
             "What is stored stays: the same command goes on from there."
         ) from error
 
