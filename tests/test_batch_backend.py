@@ -245,7 +245,7 @@ def test_what_passes_is_submitted_again(
         ("--drop-reply",),
         ("--file-late", "2"),
         ("--lose-output", "2"),
-        ("--poll-fail", "12"),
+        pytest.param(("--poll-fail", "12"), marks=pytest.mark.slow),
         ("--break-output", "2"),
         ("--batch-lines", "not JSON\n[]\n{}\n\n\x85" + '{"custom_id": "nobody"}\n{"custom_id": 5, "error": []}\n'),
     ],
@@ -374,7 +374,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         (("--batch-seconds", "1.5"), "poll", 3),
         (("--stall", "upload"), "upload", 4),  # the first file was never whole
         (("--stall", "before"), "create", 4),  # its file is uploaded again: it may hold what is not wanted by now
-        (("--stall", "after", "--batch-seconds", "1.5"), "create", 3),
+        pytest.param(("--stall", "after", "--batch-seconds", "1.5"), "create", 3, marks=pytest.mark.slow),
     ],
 )
 def test_killed_and_run_again(tmp_path: Path, flags: tuple[str, ...], reached: str, uploads: int) -> None:

@@ -139,6 +139,7 @@ def test_a_limit_in_money_needs_a_price(tmp_path: Path) -> None:
         assert server.stats()["tokens"] == spent["tokens"]
 
 
+@pytest.mark.slow
 def test_a_kill_makes_no_limit_higher(tmp_path: Path) -> None:
     """What was in flight is counted at its most, so a limit holds over all runs together."""
     most, kills = 100, 4

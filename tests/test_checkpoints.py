@@ -155,6 +155,7 @@ def test_f11_a_mark_of_another_version(tmp_path: Path) -> None:
         assert newest_whole(tmp_path) == (None, {}), mark
 
 
+@pytest.mark.slow
 def test_checkpoints_of_another_student_are_not_used(base: Path, tmp_path: Path) -> None:
     train_until(6, settings(base), tmp_path / "student")
     other = settings(base, learning_rate=2e-2)

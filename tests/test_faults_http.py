@@ -264,7 +264,7 @@ def test_f4_an_absurd_retry_after_is_capped() -> None:
     assert {c.finish_reason for c in found} == {"stop"}
 
 
-@pytest.mark.parametrize("concurrency", [64, None])
+@pytest.mark.parametrize("concurrency", [pytest.param(64, marks=pytest.mark.slow), None])
 def test_f4_a_429_storm_ends_no_run_and_the_server_is_used(concurrency: int | None) -> None:
     """The share that is used takes a machine that has time for it: of three runs, one is enough.
 
@@ -496,6 +496,7 @@ def test_f23_few_files_mean_fewer_requests_at_once(held: int, tmp_path: Path) ->
     assert 4 <= stats["most_at_once"] <= 45
 
 
+@pytest.mark.slow
 def test_f23_a_host_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
     start = time.monotonic()
     done = run_cli(configure(tmp_path, "https://no-such-host.invalid/v1"))

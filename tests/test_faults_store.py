@@ -310,6 +310,7 @@ def test_old_store_that_is_only_read_stays_as_it_is(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.glob("s.sqlite?*")] == []
 
 
+@pytest.mark.slow
 def test_killed_while_it_migrates_the_old_one_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     rows = old_store(path, [Question(str(i), f"What is {i}?", "") for i in range(3000)], padding=" x" * 200)

@@ -65,7 +65,7 @@ def tries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     [
         ("killcrash once", True, 2),
         ("segfaultcrash once", True, 2),
-        ("killcrash", False, 2),
+        pytest.param("killcrash", False, 2, marks=pytest.mark.slow),
         ("segfaultcrash", False, 2),
     ],
 )

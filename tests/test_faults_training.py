@@ -99,7 +99,8 @@ def test_f12_too_little_memory_halves_what_is_computed_at_once(tmp_path: Path) -
     assert done.stdout == "2\n"
 
 
-@pytest.mark.parametrize("kilobytes", [600, *(pytest.param(size, marks=pytest.mark.slow) for size in (300, 900))])
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [300, 600, 900])
 def test_f3_a_full_disk_keeps_the_last_whole_checkpoint(base: Path, tmp_path: Path, kilobytes: int) -> None:
     config = settings(base, checkpoint_minutes=1e-9)
     expected = trained_facts(train(PAIRS, config, tmp_path / "whole", seed=0))

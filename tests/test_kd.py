@@ -342,7 +342,8 @@ def test_a_teacher_whose_probabilities_are_no_numbers(models: Path, tmp_path: Pa
     assert not list(tmp_path.rglob("*.safetensors.*"))
 
 
-@pytest.mark.parametrize("lora", [LoraConfig(rank=4, dropout=0.5), pytest.param(None, marks=SLOW)])
+@SLOW
+@pytest.mark.parametrize("lora", [LoraConfig(rank=4, dropout=0.5), None])
 def test_alpha_0_makes_the_student_that_there_is_without(models: Path, tmp_path: Path, lora: LoraConfig | None) -> None:
     config = settings(models, lora=lora, steps=2)
     plain = trained_facts(train(PAIRS, config, tmp_path / "plain", seed=0))

@@ -51,6 +51,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_runs_of_a_grid_share_the_store_and_a_failed_one_does_not_stop_the_rest(base: Path) -> None:
     file = write(base, "base: base.yaml\ngrid: {teacher.samples: [2, 99, 1]}\n")
     summary = sweep(file)
