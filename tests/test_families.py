@@ -125,6 +125,7 @@ def test_one_seed_repeats_and_two_differ(base: Path, tmp_path: Path) -> None:
     assert weights[0] == weights[1] != weights[2]
 
 
+@pytest.mark.slow
 @TRAINED
 def test_micro_batches_make_the_same_student(base: Path, tmp_path: Path, in_fp32: None) -> None:
     losses = []

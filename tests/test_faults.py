@@ -266,6 +266,7 @@ def test_f3_a_file_may_grow_no_more(tmp_path: Path) -> None:
         assert server.stats()["requests"] == asked + 2 * 90 - stored
 
 
+@pytest.mark.slow
 def test_f8_the_second_on_a_folder_is_refused_while_the_first_lives(tmp_path: Path) -> None:
     with start_server("--latency", "0.2") as server:
         run = Run(tmp_path / "run", server.base_url, questions=20, teacher={"samples": 1})

@@ -288,6 +288,7 @@ def test_the_epoch_that_is_kept(
     assert model_identity(str(epochs[best])) == model_identity(str(students["dev"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("select", "folders"), [("last", []), ("dev", []), ("paper", ["epochs/1", "epochs/2"])])
 def test_without_a_dev_split_the_last_weights_are_kept(
     base: Path, tmp_path: Path, select: str, folders: list[str]
