@@ -290,6 +290,14 @@ def test_a_key(tmp_path: Path) -> None:
         assert locked.ask("GET", "/health").status == 200
 
 
+@pytest.mark.parametrize(
+    ("host", "status"), [("localhost:1", 200), ("127.0.0.1", 200), ("[::1]:80", 200), ("evil.example", 403), ("", 403)]
+)
+def test_without_a_key_it_is_asked_by_a_local_name(llama: Served, host: str, status: int) -> None:
+    """The name of another site may lead here."""
+    assert llama.ask("GET", "/v1/models", headers={"Host": host}).status == status
+
+
 def long(served: Served, **more: Any) -> Any:
     """A request that goes on for minutes."""
     return served.chat(max_tokens=2000, temperature=1, seed=1, **more)

@@ -18,6 +18,7 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
+from cotdistill.backends.wire import is_loopback
 from cotdistill.completions import Completion
 from cotdistill.errors import BackendError
 from cotdistill.serving.asking import ApiError, Limits, Reader
@@ -41,13 +42,20 @@ class _BrokenOff(Exception):
 
 
 class Server:
-    """One student's endpoint; once `draining`, it takes no more requests."""
+    """One student's endpoint; once `draining`, it takes no more requests. `only_here`: asked by a local name alone."""
 
     def __init__(
-        self, student: Student, reader: Reader, engine: Engine, metrics: Metrics, limits: Limits, key: str = ""
+        self,
+        student: Student,
+        reader: Reader,
+        engine: Engine,
+        metrics: Metrics,
+        limits: Limits,
+        key: str = "",
+        only_here: bool = False,
     ) -> None:
         self.student, self.reader, self.engine = student, reader, engine
-        self.metrics, self.limits, self.key = metrics, limits, key
+        self.metrics, self.limits, self.key, self.only_here = metrics, limits, key, only_here
         self.draining = False
         self.started = int(time.time())
         self.usual = 1.0  # seconds of a request, lately
@@ -85,6 +93,7 @@ class Server:
     async def _handled(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Ask for the key, and give errors their form."""
         try:
+            self._refuse_other_names(request)
             self._refuse_without_key(request)
             return await handler(request)
         except ApiError as error:
@@ -94,6 +103,11 @@ class Server:
             if hdrs.ALLOW in error.headers:
                 response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
             return response
+
+    def _refuse_other_names(self, request: web.Request) -> None:
+        """A page of another site can have its own name lead to this machine, and then ask as if it were from here."""
+        if self.only_here and not is_loopback(request.url.host or ""):
+            raise ApiError(403, "ask by 127.0.0.1 or localhost, or start the server with a key.", "other_name")
 
     def _refuse_without_key(self, request: web.Request) -> None:
         if not self.key or request.path == "/health":

@@ -98,7 +98,8 @@ async def run_server(
     engine = Engine(TransformersBackend("", loaded=loaded), limits.slots, limits.queue, metrics)
     # A tokenizer of its own: the model's thread uses the other at the same time.
     reader = Reader(student, loaded, copy.deepcopy(loaded.tokenizer), engine.most)
-    server = Server(student, reader, engine, metrics, limits, key)
+    only_here = not key and is_loopback(listening.getsockname()[0])
+    server = Server(student, reader, engine, metrics, limits, key, only_here)
 
     def died() -> None:
         dead.set()
@@ -159,5 +160,5 @@ def introduce(student: Student, address: str) -> None:
     say(f"  ask it:       cotdistill ask {run} 'QUESTION' --student {student.label}")
     say(f"  as a teacher: teacher.style=student teacher.backend=openai teacher.base_url={address}")
     say(f"                teacher.model={shown(student.pinned, MOST_SHOWN)}")
-    say(f"  for more:     cotdistill export {run} --to hf --out DIR, then: vllm serve DIR")
-    say(f"            or: cotdistill export {run} --to gguf --out DIR, then: ollama create NAME -f DIR/Modelfile")
+    more = f"cotdistill export {run} --student {student.label}"
+    say(f"  for more:     {more} --to hf, or --to gguf: prints the command for vLLM, or for Ollama and llama.cpp")
