@@ -42,25 +42,6 @@ QUESTIONS = 60
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """On an S3 server of this machine, which the environment names."""
-    moto = pytest.importorskip("moto.server")
-    pytest.importorskip("s3fs")
-    import s3fs
-
-    server = moto.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    names = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "mine"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**names, "AWS_DEFAULT_REGION": "us-east-1"}.items():
-            patch.setenv(name, value)
-        s3fs.S3FileSystem().mkdir("bucket")
-        yield "s3://bucket"
-    server.stop()
-
-
-@pytest.fixture(scope="module")
 def cluster(bucket: str) -> Iterator[Any]:
     """Two nodes, of one processor each, that know the bucket."""
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
