@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from cotdistill.config import Config, load_quickstart
+from cotdistill.doctor import checks
 from cotdistill.errors import BackendError, BudgetReached, ConfigError
 from cotdistill.parts import Parts, copy
 from cotdistill.pipeline import run
@@ -342,6 +343,18 @@ def test_a_second_run_and_a_dead_server_are_named(
                 run(again, "generate")
     finally:
         ray.shutdown()
+
+
+def test_doctor_looks_at_the_machines_and_the_store(cluster: Any, questions: Path, tmp_path: Path, bucket: str) -> None:
+    with start_server() as server:
+        good = there(cluster, server, questions, tmp_path, **{"cluster.store": f"{bucket}/doctor"})
+        dead = there(cluster, server, questions, tmp_path, **{"cluster.address": "127.0.0.1:9"})
+        (ok,) = (check for check in checks(good, live=False) if check.name == "cluster")
+        (bad,) = (check for check in checks(dead, live=False) if check.name == "cluster")
+    assert ok.ok
+    assert ok.found == f"2 machines, 2 processors, 0 GPUs; no store of parts yet in {bucket}/doctor"
+    assert not bad.ok
+    assert "no Ray cluster can be reached" in bad.found
 
 
 def test_two_workers_train_the_student_of_one(cluster: Any, tmp_path: Path) -> None:

@@ -33,10 +33,11 @@ from cotdistill.backends.openai import first_interrupt
 from cotdistill.budget import Amount
 from cotdistill.choice import Part
 from cotdistill.cluster_config import ClusterConfig
-from cotdistill.config import StudentConfig
+from cotdistill.config import Config, StudentConfig
 from cotdistill.crew import Answerer, Asker, Lesson, Office, Orders, found_in
 from cotdistill.errors import BackendError, BudgetReached, ConfigError, CotdistillError, missing_extra
 from cotdistill.jobs import Job
+from cotdistill.objects import Files
 from cotdistill.parts import Parts
 from cotdistill.records import Pair, Question, atomic, write_atomic
 from cotdistill.results.timing import Timed
@@ -204,22 +205,13 @@ class Cluster:
 
         return from_items([{"work": pickle.dumps(item)} for item in items], override_num_blocks=len(items))
 
-    def _nodes(self) -> list[Mapping[str, float]]:
-        """What each machine has that can work."""
-        found = [node["Resources"] for node in self.ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-        if not found:
-            raise ConfigError(
-                "the Ray cluster has no processor to work with.\nAdd machines, or take cluster.address=local."
-            )
-        return found
-
     @property
     def _gpus(self) -> int:
-        return int(sum(node.get("GPU", 0) for node in self._nodes()))
+        return int(sum(node.get("GPU", 0) for node in machines(self.ray)))
 
     def _workers(self, local: bool, most: int) -> int:
         """How many work at once: no more than there are items, or than requests may be in flight."""
-        found = self.config.workers or (self._gpus if local else 0) or len(self._nodes())
+        found = self.config.workers or (self._gpus if local else 0) or len(machines(self.ray))
         if not local:
             found = min(found, self.this.config.limits.concurrency or found)
         return max(1, min(found, most))
@@ -228,7 +220,7 @@ class Cluster:
         """What each worker has of its machine."""
         if local and self._gpus:
             return {"num_gpus": 1}
-        nodes = self._nodes()
+        nodes = machines(self.ray)
         each = min(node["CPU"] for node in nodes) // math.ceil(workers / len(nodes))
         return {"num_cpus": max(1, each) if local else 1}
 
@@ -360,6 +352,33 @@ def open_cluster(this: Run, config: ClusterConfig) -> Iterator[Cluster]:
         raise ConfigError(
             "cluster: Ray starts the processes, not torchrun.\nSet cluster.train_workers, or cluster=null."
         )
+    with connected(config.address) as ray, closing(Cluster(this, config, ray)) as cluster:
+        yield cluster
+
+
+def look(config: Config, cluster: ClusterConfig) -> str:
+    """What there is of a config's cluster and its store. Raises `ConfigError` or `DataError` where there is none."""
+    with connected(cluster.address) as ray:
+        nodes = machines(ray)
+        cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
+    files = Files(config.parts_url)
+    known = "a store of parts" if files.read("parts.json") else "no store of parts yet"
+    return f"{len(nodes)} machines, {cpus:g} processors, {gpus:g} GPUs; {known} in {files.shown}"
+
+
+def machines(ray: Any) -> list[Mapping[str, float]]:
+    """What each machine has that can work."""
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    if not found:
+        raise ConfigError(
+            "the Ray cluster has no processor to work with.\nAdd machines, or take cluster.address=local."
+        )
+    return found
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """Ray, connected to a cluster, or as it is where it is connected already."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of what Ray mends by itself
@@ -369,13 +388,12 @@ def open_cluster(this: Run, config: ClusterConfig) -> Iterator[Cluster]:
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "ray", "ray") from None
     if mine := not ray.is_initialized():
-        _connect(ray, config.address)
+        _connect(ray, address)
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        with closing(Cluster(this, config, ray)) as cluster:
-            yield cluster
+        yield ray
     finally:
         if mine:
             ray.shutdown()

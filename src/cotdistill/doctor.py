@@ -24,6 +24,7 @@ from pathlib import Path
 from cotdistill.backends import open_backend
 from cotdistill.backends.openai import OpenAIBackend
 from cotdistill.backends.probe import Found, probe
+from cotdistill.cluster_config import ClusterConfig
 from cotdistill.config import Config, TeacherConfig
 from cotdistill.errors import BackendError, ConfigError, CotdistillError
 from cotdistill.methods import METHODS
@@ -59,6 +60,8 @@ def checks(config: Config, live: bool = True) -> Iterator[Check]:
         name = f"teacher {section.name or section.model}" if config.teachers else "teacher"
         look = partial(teacher, config, section, live)
         yield attempt(name, look, "Correct the teacher section of the config.")
+    if (many := config.cluster) is not None:
+        yield attempt("cluster", lambda: cluster(config, many), "Correct the cluster section of the config.")
     yield attempt("student", lambda: student(config.student.model), "Set student.model to another one.")
     yield disk("disk for runs", config.runs, "set runs= to another folder")
     yield disk("disk for the cache", cache_folder(), "set COTDISTILL_CACHE to another folder")
@@ -75,6 +78,12 @@ def attempt(name: str, look: Callable[[], str], fix: str) -> Check:
     except CotdistillError as error:
         what, *rest = str(error).splitlines()
         return Check(name, False, what, " ".join(rest) or fix)
+
+
+def cluster(config: Config, section: ClusterConfig) -> str:
+    from cotdistill.cluster import look  # it imports Ray
+
+    return look(config, section)
 
 
 def python() -> Check:
