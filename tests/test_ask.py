@@ -181,7 +181,12 @@ def test_the_address_and_what_to_do_with_it_are_printed(
     introduce(find_student(mine), "http://127.0.0.1:1/v1")
     output = capsys.readouterr()
     assert output.out == "http://127.0.0.1:1/v1\n"
-    for part in (f"cotdistill export {mine} --to hf", "vllm serve", "ollama create", "teacher.style=student"):
+    for part in (
+        f"cotdistill export {mine} --student fine_tune_cot-2",
+        "--to hf",
+        "--to gguf",
+        "teacher.style=student",
+    ):
         assert part in output.err
 
 
