@@ -361,12 +361,14 @@ def test_clients_that_are_slow_hold_nobody_up(slow: Served) -> None:
     """One sends half a request, one reads nothing of its stream."""
     half = socket.create_connection(("127.0.0.1", slow.port))
     half.sendall(
-        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 99\r\n\r\n{"
     )
     deaf = socket.create_connection(("127.0.0.1", slow.port))
     deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
     body = json.dumps({**CHAT, "max_tokens": 2000, "stream": True, "temperature": 1}).encode()
-    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += "Content-Length: "
     deaf.sendall(head.encode() + b"%d\r\n\r\n" % len(body) + body)
     until(lambda: slow.metric("cotdistill_writing") == 1)
     assert slow.chat(max_tokens=3).status == 200
