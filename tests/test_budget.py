@@ -108,6 +108,7 @@ def lines(config: Path) -> int:
     return len((config.parent / "runs" / "r" / "generations.jsonl").read_text().splitlines())
 
 
+@pytest.mark.slow
 def test_a_run_stops_at_its_limit_and_goes_on_at_a_higher_one(tmp_path: Path) -> None:
     with bad_server() as server:
         config = configure(tmp_path, server)

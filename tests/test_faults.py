@@ -227,6 +227,7 @@ FULL = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("teacher", "sections", "words"), [f[1:] for f in FULL], ids=[f[0] for f in FULL])
 def test_f3_full_disk(tmp_path: Path, teacher: dict[str, Any], sections: dict[str, str], words: list[str]) -> None:
     (tmp_path / "reply").write_text("x" * 60_000 + " 12.")

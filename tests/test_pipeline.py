@@ -94,6 +94,7 @@ def test_only_right_rationales_become_pairs(student: Path, tmp_path: Path) -> No
     assert line["messages"][1]["content"] == line["completion"]
 
 
+@pytest.mark.slow
 def test_a_second_run_changes_nothing_and_trains_nothing(student: Path, tmp_path: Path) -> None:
     folder = run(quick(student, tmp_path)).folder
     before = files(folder)
