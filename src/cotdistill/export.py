@@ -21,9 +21,8 @@ from cotdistill.exports.hub import Target, send
 from cotdistill.exports.job import Job, Made, Student
 from cotdistill.exports.lm_eval import to_lm_eval
 from cotdistill.exports.pairs import to_openai, to_parquet
-from cotdistill.methods import METHODS, Method
 from cotdistill.models import folder_when_whole, sha256
-from cotdistill.runs import Run, label, measured_folder, read_json, saved_run, students, write_json
+from cotdistill.runs import Run, label, read_json, result_folder, saved_run, students, write_json
 
 FORMATS: dict[str, Callable[[Job], Made]] = {
     "hf": to_hf,
@@ -77,20 +76,9 @@ def chosen(this: Run, name: str) -> tuple[Student, ...]:
     if name and name not in names:
         raise ConfigError(f"--student: no student {name!r}{nearest(name, names)}")
     return tuple(
-        Student(own, method, seed, measured(this, method, seed))
+        Student(own, method, seed, result_folder(this.folder, this.config, method.name, seed))
         for own, (method, seed) in zip(names, found, strict=True)
         if name in ("", own)
-    )
-
-
-def measured(this: Run, method: Method, seed: int) -> Path:
-    """The folder of a student that result.json is about."""
-    folder = this.folder / "student" / label(method, seed)
-    if this.config.student.select != "paper":
-        return folder
-    results = read_json(this.folder / "result.json")["results"]
-    return measured_folder(
-        folder, next(r["epochs"] for r in results if (METHODS[r["method"]].taught_as, r["seed"]) == (method.name, seed))
     )
 
 

@@ -209,6 +209,16 @@ def measured_folder(student: Path, epochs: Sequence[float]) -> Path:
     return student / str(names[max(range(len(epochs)), key=epochs.__getitem__)]) if names else student
 
 
+def result_folder(run: Path, config: Config, method: str, seed: int) -> Path:
+    """The folder of a run's student that result.json is about: with select: paper, that of its best epoch."""
+    student = run / "student" / records.label(method, seed)
+    if config.student.select != "paper":
+        return student
+    results = read_json(run / "result.json", ["results"])["results"]
+    own = (r["epochs"] for r in results if (METHODS[r["method"]].taught_as, r["seed"]) == (method, seed))
+    return measured_folder(student, next(own, ()))
+
+
 def read_json(path: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
     """The object in a JSON file of a run, which has these keys. Raises `DataError` where it is not so."""
     try:

@@ -253,7 +253,7 @@ def check_file(trained: Trained, file: Path) -> dict[str, Any]:
         raise DataError(f"{file.name}: transformers cannot read it: {error}") from None
     trained.refuse_other_weights("transformers from GGUF", model)
     ends: dict[str, Any] = {
-        "eos_token_id": trained.end_ids(),
+        "eos_token_id": _ends(file),
         "pad_token_id": trained.loaded.pad_id,
         "do_sample": False,
     }

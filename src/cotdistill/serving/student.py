@@ -17,7 +17,7 @@ from cotdistill.errors import ConfigError, DataError
 from cotdistill.generate import first_params
 from cotdistill.methods import METHODS, Method, methods
 from cotdistill.models import COMPLETE, is_seq2seq, model_identity
-from cotdistill.runs import measured_folder, read_json, saved_config
+from cotdistill.runs import result_folder, saved_config
 
 LABEL = re.compile(r"(\w+)-(-?\d+)")  # as records.label writes it
 
@@ -61,9 +61,7 @@ def find_student(run: Path, label: str = "") -> Student:
     if label not in labels:
         raise ConfigError(f"--student: no student {shown(label)!r} in {run}{nearest(label, labels)}")
     name, seed = _parts(label)
-    folder = run / "student" / label
-    if config.student.select == "paper":
-        folder = measured_folder(folder, _epochs(run, name, seed))
+    folder = result_folder(run, config, name, seed)
     form = methods(config.student.format, is_seq2seq(str(folder)), rationale=config.student.rationale)
     params = first_params(form[name], config.evaluate.max_tokens or None)
     return Student(run, label, folder, form[name], params, config)
@@ -79,10 +77,3 @@ def _labels(run: Path) -> list[str]:
 def _parts(label: str) -> tuple[str, int]:
     name, seed = label.rsplit("-", 1) if "--" not in label else label.split("-", 1)
     return name, int(seed)
-
-
-def _epochs(run: Path, name: str, seed: int) -> list[float]:
-    """The accuracies of a student's epochs on the test set, by which select: paper has chosen."""
-    results = read_json(run / "result.json", ["results"])["results"]
-    mine = [r for r in results if (METHODS[r["method"]].taught_as, r["seed"]) == (name, seed)]
-    return list(mine[0]["epochs"]) if mine else []
