@@ -31,11 +31,12 @@ from cotdistill.errors import BudgetReached, ConfigError, CotdistillError, DataE
 from cotdistill.generate import ask
 from cotdistill.jobs import Job, Work, look
 from cotdistill.methods import Method
+from cotdistill.parquet import groups
 from cotdistill.parts import Parts
 from cotdistill.progress import say, say_elsewhere, stage
 from cotdistill.records import Pair, Question
 from cotdistill.results.timing import Timed
-from cotdistill.shards import Jobs, Lines, Noted, Outcome, Shard, Stopped, ask_shard, read_shard
+from cotdistill.shards import Jobs, Noted, Outcome, Shard, Stopped, ask_shard, read_shard
 from cotdistill.shares import Desk, Share
 from cotdistill.store import Store
 from cotdistill.students.train import help_to_train, train
@@ -297,16 +298,9 @@ class Answerer:
 def read_lines(batch: Batch, url: str, jobs: Jobs, partial: bool) -> Iterator[Found]:
     """The lines of one shard, some at a time; an error of ours instead of more."""
     shard, failed, job = unpacked(batch["work"][0])
-    some: list[Lines] = []
-    size = 0
     try:
-        for lines in read_shard(shard, jobs, open_parts(url), failed, partial, job):
-            some.append(lines)
-            size += len(lines.lines)
-            if size > ROWS_BYTES:
-                yield packed(some)
-                some, size = [], 0
-        yield packed(some)
+        found = read_shard(shard, jobs, open_parts(url), failed, partial, job)
+        yield from map(packed, groups(found, lambda lines: len(lines.lines), ROWS_BYTES))
     except CotdistillError as error:
         yield packed(error)
 

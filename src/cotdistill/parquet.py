@@ -144,8 +144,10 @@ def pieces(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def arrow() -> Any:
+    """pyarrow, with its Parquet. Raises `ConfigError` where it is not installed."""
     try:
         import pyarrow
+        import pyarrow.parquet
     except ImportError:
         raise missing_extra("pyarrow", "parquet") from None
     return pyarrow

@@ -31,6 +31,7 @@ from cotdistill.completions import Completion, Request, canonical, hash_of
 from cotdistill.errors import CotdistillError, DataError
 from cotdistill.generate import ask
 from cotdistill.jobs import Job, Work, finished
+from cotdistill.parquet import groups
 from cotdistill.parts import Parts, ShardStore
 from cotdistill.records import Generation, Question, to_line
 from cotdistill.store import Row, Store
@@ -233,20 +234,8 @@ def _curated(position: int, group: Iterator[Generation], job: curate.Job) -> Ite
 
 
 def _lines(position: int, group: Iterator[Generation]) -> Iterator[Lines]:
-    for sequence, lines in enumerate(_pieces(group)):
-        yield Lines(position, sequence, lines)
-
-
-def _pieces(generations: Iterator[Generation]) -> Iterator[bytes]:
-    lines: list[bytes] = []
-    size = 0
-    for generation in generations:
-        lines.append(to_line(generation))
-        size += len(lines[-1])
-        if size > LINES_BYTES:
-            yield b"".join(lines)
-            lines, size = [], 0
-    yield b"".join(lines)
+    for sequence, lines in enumerate(groups(map(to_line, group), len, LINES_BYTES)):
+        yield Lines(position, sequence, b"".join(lines))
 
 
 def in_order(found: Iterable[Lines], folder: Path) -> Iterator[Lines]:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Mapping
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from cotdistill.checksums import SUMS, read_sums
-from cotdistill.errors import DataError, missing_extra
+from cotdistill.errors import DataError
 from cotdistill.exports.job import Job, Made
 from cotdistill.models import sha256
+from cotdistill.parquet import arrow, pieces
 from cotdistill.progress import say
 from cotdistill.records import Pair, from_line, to_json
 
@@ -56,19 +57,14 @@ def to_openai(job: Job) -> Made:
 
 def to_parquet(job: Job) -> Made:
     """`pairs.parquet`: the columns of pairs.jsonl, compressed with zstd."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise missing_extra("pyarrow", "parquet") from None
+    pyarrow = arrow()
     text = pyarrow.string()
     message = pyarrow.struct([("role", text), ("content", text)])
     fields = [("question_id", text), ("index", pyarrow.int32()), ("prompt", text), ("completion", text)]
     schema = pyarrow.schema([*fields, ("teacher", text), ("messages", pyarrow.list_(message))])
     source, file = _source(job), job.folder / "pairs.parquet"
     with pyarrow.parquet.ParquetWriter(file, schema, compression="zstd") as writer:
-        read_rows = rows(source)
-        while some := list(islice(read_rows, ROWS)):
+        for some in pieces(rows(source), ROWS):
             writer.write_table(pyarrow.Table.from_pylist([whole(source, *row) for row in some], schema))
     with pyarrow.parquet.ParquetFile(file) as written:
         read = (row for batch in written.iter_batches(ROWS) for row in batch.to_pylist())
