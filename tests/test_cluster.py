@@ -209,6 +209,17 @@ SMALL = {"limits.concurrency": 6, "limits.max_requests": 1000, "cluster.workers"
 LOST = 4  # requests of one worker: two in flight, and those that came since the last part
 
 
+def assert_bought_again(config: Config, server: Server, expected: tuple[Config, Counter[str]], most: int) -> None:
+    """The run is as if nothing had died, and no more than `most` of it was asked again."""
+    asked = Counter(server.stats()["prompts"])
+    assert_accounts(config, server, 1000)
+    assert_same(expected[0], config, "generations.jsonl")
+    assert asked.keys() == expected[1].keys()
+    again = (asked - expected[1]).total()
+    print(f"bought again: {again} of {expected[1].total()}")
+    assert again <= most
+
+
 def test_a_worker_and_a_node_die(
     cluster: Any, questions: Path, tmp_path: Path, expected: tuple[Config, Counter[str]]
 ) -> None:
@@ -221,13 +232,7 @@ def test_a_worker_and_a_node_die(
             wait_for_requests(server, 60)
             cluster.remove_node(node, allow_graceful=False)
             end(process, 0)
-        asked = Counter(server.stats()["prompts"])
-        assert_accounts(config, server, 1000)
-    assert_same(expected[0], config, "generations.jsonl")
-    assert asked.keys() == expected[1].keys()
-    again = (asked - expected[1]).total()
-    print(f"bought again: {again} of {expected[1].total()}")
-    assert again <= 2 * LOST
+        assert_bought_again(config, server, expected, 2 * LOST)
 
 
 def test_the_driver_dies_and_is_started_again(
@@ -243,13 +248,7 @@ def test_the_driver_dies_and_is_started_again(
         assert before <= saved["spent"]["requests"] + saved["held"]["requests"]
         with driver(config) as process:
             end(process, 0)
-        asked = Counter(server.stats()["prompts"])
-        assert_accounts(config, server, 1000)
-    assert_same(expected[0], config, "generations.jsonl")
-    again = (asked - expected[1]).total()
-    print(f"bought again: {again} of {expected[1].total()}, {before} before it died")
-    assert asked.keys() == expected[1].keys()
-    assert again <= 2 * (LOST + 1)
+        assert_bought_again(config, server, expected, 2 * (LOST + 1))
 
 
 def test_ctrl_c_loses_nothing(
