@@ -408,7 +408,7 @@ def test_a_training_process_dies_and_all_go_on(cluster: Any, tmp_path: Path) -> 
     student = config.folder / "student" / "fine_tune-0"
     with driver(config, "train") as process:
         until = time.monotonic() + 120
-        while not list(student.with_name("fine_tune-0.unfinished").glob("checkpoint-*")):
+        while not list(student.with_name("fine_tune-0.unfinished").glob("checkpoint-*/whole.json")):
             assert time.monotonic() < until
             time.sleep(0.1)
         kill_worker(b"RayTrainWorker")

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from cotdistill.exports.check import Trained
 
 SLOTS = 4
+START_SECONDS = 600
 SERVE = """
-import sys
+import os, sys
 from xllamacpp import CommonParams, Server, ggml_type, llama_flash_attn_type
 params = CommonParams()
 params.model.path, params.n_ctx, params.n_parallel = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -37,7 +38,7 @@ params.flash_attn_type = llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
 params.n_gpu_layers, params.warmup = 0, False
 params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(sys.argv[4])
 server = Server(params)
-print("\\nAT", server.listening_address, flush=True)
+os.write(1, f"\\nAT {server.listening_address}\\n".encode())  # at once: its threads write there too
 sys.stdin.read()  # until whoever asks is gone
 """
 Ask = Callable[[str, dict[str, Any]], dict[str, Any]]
@@ -85,7 +86,8 @@ def served(file: Path, context: int) -> Iterator[Ask]:
 
     threads = torch.get_num_threads()  # OMP_NUM_THREADS, or the cores
     words = [sys.executable, "-c", SERVE, str(file), str(context), str(SLOTS), str(threads)]
-    with tempfile.TemporaryFile("w+", errors="replace") as log:
+    # "a": what it writes is appended, wherever this process, which shares the file's position, has read to.
+    with tempfile.TemporaryFile("a+", errors="replace") as log:
         process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=log, stderr=log)
         try:
             address = _address(process, log, file)
@@ -107,7 +109,8 @@ def served(file: Path, context: int) -> Iterator[Ask]:
 
 
 def _address(process: subprocess.Popen[bytes], log: Any, file: Path) -> str:
-    while True:
+    until = time.monotonic() + START_SECONDS
+    while time.monotonic() < until:
         log.seek(0)
         text = log.read()
         if at := re.search(r"^AT (\S+)$", text, re.MULTILINE):
@@ -116,3 +119,4 @@ def _address(process: subprocess.Popen[bytes], log: Any, file: Path) -> str:
             said = [line for line in text.splitlines() if "error" in line.lower()][-1:] or text.splitlines()[-1:]
             raise DataError(f"{file.name}: llama.cpp cannot read it: {''.join(said)[:300]}")
         time.sleep(0.05)
+    raise DataError(f"{file.name}: llama.cpp was not ready to answer after {START_SECONDS} seconds.")
