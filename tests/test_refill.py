@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from cotdistill.backends import refill
 from cotdistill.backends.cache import _grouped
 from cotdistill.backends.transformers import TransformersBackend
 from cotdistill.completions import Completion, Request, SamplingParams
+from cotdistill.models import LoadedModel
 from tiny import ASCII, FAMILIES, SPECIAL, tiny_family, tiny_model
 
 WORDS = ["Why?", "How many apples are there in the box?\nA:", "x", "Q: 1?", "Let's think step by step, and go on"]
@@ -128,6 +130,36 @@ def test_a_stop_string_of_many_tokens(llama: TransformersBackend) -> None:
     (request,) = (r for r, c in zip(requests, ask(llama, requests), strict=True) if c == free)
     stopping = replace(request, params=replace(request.params, stop=(stop,)))
     assert ask(llama, [stopping]) == [Completion(free.text[:20], "stop", free.prompt_tokens, 50)]
+
+
+@pytest.mark.parametrize("kind", ["ByteLevelBPETokenizer", "SentencePieceBPETokenizer"])
+@pytest.mark.parametrize("stop", [(" END",), ("\n\n", "Q:"), (" ",), ("。",), ("\U0001f600", "is ")])
+def test_a_stop_string_ends_a_text_at_its_last_token(kind: str, stop: tuple[str, ...]) -> None:
+    """Whatever the tokens are: merged words, pieces with a space, the bytes of a character."""
+    import tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["She", *[" has", " 7", " figs", ".", " END", "Q", ":", "。", " is ", "  "], "\n", "\n\n"]
+    random = Random(0)
+    text = "".join(random.choices(words, k=3000))
+    trained = getattr(tokenizers, kind)()
+    trained.train_from_iterator([text], vocab_size=330, show_progress=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer)
+    loaded = LoadedModel(None, tokenizer, [], 0)
+    params = SamplingParams(10**6, stop=stop)
+    if kind.startswith("Byte"):
+        words.append("\U0001f600")  # in four tokens
+    ended = 0
+    for _ in range(20):
+        tokens = tokenizer.encode("".join(random.choices(words, k=40)))
+        for n in range(1, len(tokens) + 1):
+            said = tokenizer.decode(tokens[:n], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            holds = any(one in said for one in stop)
+            assert refill.has_ended(loaded, tokens[:n], params) == holds, said
+            if holds:
+                ended += 1
+                break
+    assert ended > 5
 
 
 def test_max_tokens_differ_between_requests(llama: TransformersBackend) -> None:
