@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -53,6 +54,26 @@ def resident(peak: bool = False) -> float:
 def reset_peak() -> None:
     """Count the peak from here on: https://docs.kernel.org/filesystems/proc.html, clear_refs."""
     Path("/proc/self/clear_refs").write_text("5")
+
+
+def matrix_rate(size: int, repeats: int = 20) -> float:
+    """Floating-point operations a second of a product of two random bf16 matrices, `size` x `size`: the best of some.
+
+    On a GPU if there is one.
+    """
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    one, other = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+
+    def seconds() -> float:
+        started = time.perf_counter()
+        one @ other
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    return 2.0 * size**3 / min(seconds() for _ in range(repeats))
 
 
 def spread(values: Sequence[float], digits: int = 0) -> str:

@@ -3,16 +3,16 @@
     python benchmarks/trainers.py ours MODEL_FOLDER --pairs pairs.jsonl --examples 400 --batch 8
 
 Run by the interpreter of the way's own environment, so it imports little before it knows which way. One pass over
-the first examples, from the trainer's first step to its last; loading and tokenising are not in it. The last line of
-stdout is the measurement, as JSON.
+the first examples is timed, the last of `--passes`; loading and tokenising are not in it. The last line of stdout is
+the measurement, as JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -24,19 +24,20 @@ import machine
 
 Pairs = list[dict[str, str]]
 Clocked = Callable[[Any], Any]  # a trainer in, the same out: its steps are timed
-Way = Callable[[Path, Pairs, int, Path, Clocked], Any]  # model, pairs, batch, a fresh folder, clock: losses
 
 RATE = 2e-4
 
 
 class Clock:
-    """Seconds, CPU seconds and the most memory from a training's first step to its last."""
+    """Seconds, CPU seconds and the most memory of the last of a training's `passes`."""
 
-    def __init__(self) -> None:
+    def __init__(self, passes: int) -> None:
+        self.passes = passes
         self.found: dict[str, float] = {}
 
     def start(self) -> None:
         if self.on_gpu:
+            import_module("torch").cuda.synchronize()
             import_module("torch").cuda.reset_peak_memory_stats()
         else:
             machine.reset_peak()
@@ -61,8 +62,9 @@ class Clock:
         clock = self
 
         class Callback(import_module("transformers").TrainerCallback):  # type: ignore[misc]  # untyped
-            def on_train_begin(self, *_: Any, **__: Any) -> None:
-                clock.start()
+            def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                if round(state.epoch) == args.num_train_epochs - 1:
+                    clock.start()
 
             def on_train_end(self, *_: Any, **__: Any) -> None:
                 clock.stop()
@@ -82,7 +84,7 @@ def ours(model: Path, pairs: Pairs, batch: int, folder: Path, clock: Clock, **se
     from cotdistill.students.examples import make_example
     from cotdistill.students.trainer import make_trainer
 
-    values = {"model": str(model), "epochs": 1, "batch_size": batch, "learning_rate": RATE, **settings}
+    values = {"model": str(model), "epochs": clock.passes, "batch_size": batch, "learning_rate": RATE, **settings}
     student = load_for_training(str(model))
     examples = [make_example(student, Pair(str(i), 0, p["prompt"], p["completion"])) for i, p in enumerate(pairs)]
     trainer = make_trainer(student, examples, [], StudentConfig.model_validate(values), 0, folder)
@@ -105,7 +107,7 @@ def loop(model: Path, pairs: Pairs, batch: int, folder: Path, clock: Clock) -> l
     config = StudentConfig(model=str(model), epochs=1, batch_size=batch, learning_rate=RATE)
     trainer = make_trainer(student, examples, [], config, 0, folder)  # for its batches and its loss
     batches = trainer.get_train_dataloader()
-    total, device = len(batches), student.model.device
+    total, device = clock.passes * len(batches), student.model.device
     optimizer = torch.optim.AdamW(student.model.parameters(), lr=RATE, weight_decay=0.01, fused=True)
     warm = math.ceil(0.1 * total)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -113,8 +115,9 @@ def loop(model: Path, pairs: Pairs, batch: int, folder: Path, clock: Clock) -> l
     )
     found = []
     student.model.train()
-    clock.start()
-    for inputs in batches:
+    for number, inputs in enumerate(itertools.chain.from_iterable(itertools.repeat(batches, clock.passes))):
+        if number == total - len(batches):
+            clock.start()
         moved = {k: v.to(device) if hasattr(v, "to") else v for k, v in inputs.items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16()):
             loss = trainer.compute_loss(student.model, moved)
@@ -132,12 +135,12 @@ def loop(model: Path, pairs: Pairs, batch: int, folder: Path, clock: Clock) -> l
 
 
 def trl(model: Path, pairs: Pairs, batch: int, folder: Path, clock: Clock, **settings: Any) -> list[float]:
-    """`SFTTrainer` with its defaults, but for what was to be the same: pairs, batch, one epoch, rate."""
+    """`SFTTrainer` with its defaults, but for what was to be the same: pairs, batch, passes, rate."""
     datasets, module = import_module("datasets"), import_module("trl")
     config = module.SFTConfig(
         output_dir=str(folder),
         per_device_train_batch_size=batch,
-        num_train_epochs=1,
+        num_train_epochs=clock.passes,
         learning_rate=RATE,
         report_to=[],
         save_strategy="no",
@@ -158,6 +161,8 @@ def losses(trainer: Any) -> list[float]:
 
 WAYS: dict[str, tuple[Callable[..., list[float]], dict[str, Any]]] = {
     "ours": (ours, {}),
+    "ours_compiled": (ours, {"compile": True}),
+    "ours_packed": (ours, {"packing": True}),
     "loop": (loop, {}),
     "trl": (trl, {}),
     "trl_grouped": (trl, {"train_sampling_strategy": "group_by_length"}),
@@ -174,6 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--pairs", type=Path, required=True)
     parser.add_argument("--examples", type=int, required=True)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--passes", type=int, default=1)
     arguments = parser.parse_args(argv)
     way, settings = WAYS[arguments.way]
     if way is not trl:
@@ -181,13 +187,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         import_training()
     pairs = [json.loads(line) for line in arguments.pairs.read_text().splitlines()][: arguments.examples]
-    clock = Clock()
+    clock = Clock(arguments.passes)
     with tempfile.TemporaryDirectory() as folder:
         found = way(arguments.model, pairs, arguments.batch, Path(folder), clock, **settings)
+    rate = {"matrix_rate": machine.matrix_rate(8192 if clock.on_gpu else 2048)} if way is ours else {}
     packages = ("torch", "transformers", *(("trl",) if way is trl else ()))
     versions = {name: metadata.version(name) for name in packages}
     print()  # a trainer may have left its line open
-    print(json.dumps({**clock.found, "loss": found[-1], "versions": versions, "python": sys.version.split()[0]}))
+    print(json.dumps({**clock.found, **rate, "on_gpu": clock.on_gpu, "loss": found[-1], "versions": versions}))
 
 
 if __name__ == "__main__":

@@ -3,19 +3,22 @@
     python benchmarks/training.py --setup                               # makes TRL's environment, then measures
     python benchmarks/training.py --model smollm2-135m-instruct --examples 96 --pairs runs/quickstart/pairs.jsonl
 
-Each way is a process of its own (`trainers.py`), one pass over the same examples, `--batch` a step; they take turns,
-`--rounds` times. Rates are of real tokens: those of prompts and completions, each with its end, no padding. Without
-`--model` it is a random Llama of 4 million parameters with a tokenizer of 4,096 tokens; without `--pairs` those that
-the recorded teacher's rationales make, as in `cotdistill run`.
+Each way is a process of its own (`trainers.py`), `--batch` examples a step; they take turns, `--rounds` times. A pass
+over the same examples is timed. Rates are of real tokens: those of prompts and completions, each with its end, no
+padding. Without `--model` it is a random Llama of 4 million parameters with a tokenizer of 4,096 tokens; without
+`--pairs` those that the recorded teacher's rationales make, as in `cotdistill run`.
 
     ours              bf16 autocast over weights in fp32, batches of like length, logits of the completions alone
+    ours_compiled, ours_packed    the same with student.compile, or with student.packing; for a GPU
     loop              the same batches and loss without transformers' `Trainer`
     trl               SFTTrainer's defaults: weights as they are stored, gradient checkpointing, batches at random
     trl_grouped       the same, batches grouped by length
     trl_kept, trl_grouped_kept    the same two, without gradient checkpointing
     trl_packed        packed, Liger kernels, without gradient checkpointing; for a GPU
 
-All get OMP_WAIT_POLICY=PASSIVE, which ours sets by itself: the machine may be shared.
+All get OMP_WAIT_POLICY=PASSIVE, which ours sets by itself: the machine may be shared. With --here TRL and Liger are
+those of this very Python. Model FLOPs utilisation is what the model's products need (6 a weight and token, those of
+the output layer for completions alone, and attention) of what one large product of matrices reaches in that process.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ import sys
 import tempfile
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from platformdirs import user_cache_path
 
@@ -37,9 +40,13 @@ from machine import describe, spread, verdict
 PINS = ("torch==2.13.0", "transformers==5.23.0", "trl==1.16.0")
 SMALL = {"trl": 2.5, "trl_grouped": 1.5}  # how many times as fast as which way ours is to be
 EMBEDDED = {"trl": 1.7}
-MOST_MEGABYTES = 4000
+ON_GPU = {"trl": 3.0, "trl_packed": 1.3}
+UTILISATION = 30  # percent, at 135M on a GPU
+MOST_MEGABYTES = 4000  # on a CPU
 LABELS = {
     "ours": "cotdistill",
+    "ours_compiled": "cotdistill, compiled",
+    "ours_packed": "cotdistill, packed",
     "loop": "the same batches and loss, no `Trainer`",
     "trl": "TRL, default",
     "trl_grouped": "TRL, grouped by length",
@@ -90,14 +97,28 @@ def recorded_pairs(folder: Path) -> Path:
     return curated.path
 
 
-def tokens_of(model: Path, pairs: Path, examples: int) -> int:
-    """Real tokens of the first pairs, as both trainers take them: each completion with its end."""
+class Work(NamedTuple):
+    """Of one pass over the examples: real tokens, each completion with its end, and the model's operations."""
+
+    tokens: int
+    flops: float
+
+
+def work_of(model: Path, pairs: Path, examples: int) -> Work:
+    """What both trainers are to do with the first pairs."""
     from cotdistill.models import import_training
 
     _, _, transformers = import_training()
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    config = transformers.AutoConfig.from_pretrained(model)
+    output = config.vocab_size * config.hidden_size
+    with import_training()[1].device("meta"):
+        body = transformers.AutoModelForCausalLM.from_config(config).base_model.num_parameters() - output
     lines = [json.loads(line) for line in pairs.read_text().splitlines()[:examples]]
-    return sum(len(tokenizer(line["prompt"] + line["completion"])["input_ids"]) + 1 for line in lines)
+    lengths = [len(tokenizer(line["prompt"] + line["completion"])["input_ids"]) + 1 for line in lines]
+    written = sum(map(int.__sub__, lengths, (len(tokenizer(line["prompt"])["input_ids"]) for line in lines)))
+    attention = config.num_hidden_layers * config.hidden_size * sum(length**2 for length in lengths)
+    return Work(sum(lengths), 6.0 * (body * sum(lengths) + output * written + attention))
 
 
 def measure(way: str, python: Path, model: Path, pairs: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -106,7 +127,7 @@ def measure(way: str, python: Path, model: Path, pairs: Path, arguments: argpars
     kept = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     if python != Path(sys.executable):
         kept.pop("PYTHONPATH", None)
-    flags = [f"--examples={arguments.examples}", f"--batch={arguments.batch}"]
+    flags = [f"--{name}={getattr(arguments, name)}" for name in ("examples", "batch", "passes")]
     return measured([*command, *flags], kept, CHILD_SECONDS)
 
 
@@ -116,7 +137,7 @@ def rounds(model: Path, pairs: Path, arguments: argparse.Namespace) -> dict[str,
     for number in range(1, arguments.rounds + 1):
         for way in list(found):
             try:
-                environment, pins = ("trl", PINS) if way.startswith("trl") else ("", ())
+                environment, pins = ("trl", PINS) if way.startswith("trl") and not arguments.here else ("", ())
                 one = measure(way, interpreter(environment, pins, arguments.envs), model, pairs, arguments)
             except Failed as reason:
                 print(f"{way}: {reason}", file=sys.stderr)
@@ -132,10 +153,12 @@ def main() -> None:
     cache = user_cache_path("cotdistill") / "benchmarks"
     parser.add_argument("--envs", type=Path, default=cache, help=f"TRL's environment (default {cache})")
     parser.add_argument("--setup", action="store_true", help="make it, if it is missing")
+    parser.add_argument("--here", action="store_true", help="TRL is installed beside us")
     parser.add_argument("--model", default="", help="the embedded student's name, or a folder")
     parser.add_argument("--pairs", type=Path, help="JSON lines of prompt and completion")
     parser.add_argument("--examples", type=int, default=400)
     parser.add_argument("--batch", type=int, default=8, help="examples a step")
+    parser.add_argument("--passes", type=int, default=1, help="over the examples; the last one is timed")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ways", nargs="+", choices=LABELS, default=["ours", "loop", "trl", "trl_grouped"])
     arguments = parser.parse_args()
@@ -144,12 +167,12 @@ def main() -> None:
     if arguments.setup:
         set_up("trl", PINS, arguments.envs)
     print(describe(), flush=True)
-    with tempfile.TemporaryDirectory() as work:
-        pairs = arguments.pairs or recorded_pairs(Path(work))
-        model = Path(resolve_model(arguments.model)) if arguments.model else small_model(pairs, Path(work) / "model")
-        tokens = tokens_of(model, pairs, arguments.examples)
+    with tempfile.TemporaryDirectory() as folder:
+        pairs = arguments.pairs or recorded_pairs(Path(folder))
+        model = Path(resolve_model(arguments.model)) if arguments.model else small_model(pairs, Path(folder) / "model")
+        work = work_of(model, pairs, arguments.examples)
         found = rounds(model, pairs, arguments)
-    print(f"{arguments.model or 'random Llama, 4M'}; {arguments.examples} examples of {tokens} tokens in all\n")
+    print(f"{arguments.model or 'random Llama, 4M'}; {arguments.examples} examples of {work.tokens} tokens in all\n")
     print("| way | tokens/s | tokens a CPU s | peak MB | ours: times as fast | times less CPU | last loss |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     ratios: dict[str, tuple[list[float], list[float]]] = {}
@@ -157,17 +180,25 @@ def main() -> None:
         ours = found.get("ours", [])
         beside = list(zip(ours, all_rounds, strict=False))
         ratios[way] = [b["wall"] / a["wall"] for a, b in beside], [b["cpu"] / a["cpu"] for a, b in beside]
-        cells = [spread([tokens / one[key] for one in all_rounds]) for key in ("wall", "cpu")]
+        cells = [spread([work.tokens / one[key] for one in all_rounds]) for key in ("wall", "cpu")]
         cells.append(spread([one["megabytes"] for one in all_rounds]))
         cells += [spread(values, 2) if way != "ours" else "" for values in ratios[way]]
         print(f"| {' | '.join([LABELS[way], *cells, spread([one['loss'] for one in all_rounds], 2)])} |")
     print()
-    for way, goal in (EMBEDDED if arguments.model else SMALL).items():
+    best = found.get("ours", [])
+    on_gpu = bool(best) and best[0]["on_gpu"]
+    for way, goal in (ON_GPU if on_gpu else EMBEDDED if arguments.model else SMALL).items():
         if ratios.get(way, ((), ()))[0]:
             times, less = map(median, ratios[way])
             print(verdict(f"{times:.2f}x {LABELS[way]} ({less:.2f}x by CPU time)", times >= goal, f"{goal}x"))
-    if arguments.model and found.get("ours"):
-        most = max(one["megabytes"] for one in found["ours"])
+    for way in ("ours", "ours_compiled", "ours_packed"):
+        if rows := found.get(way):
+            used = median(100 * work.flops / one["wall"] / one["matrix_rate"] for one in rows)
+            rate = median(one["matrix_rate"] for one in rows) / 1e12
+            what = f"{LABELS[way]}: {used:.1f}% of the {rate:.3g} TFLOP/s of a large product in bf16"
+            print(verdict(what, used >= UTILISATION, f"{UTILISATION}%") if on_gpu else f"- {what}")
+    if arguments.model and best and not on_gpu:
+        most = max(one["megabytes"] for one in best)
         print(verdict(f"{most:,.0f} MB at the peak", most <= MOST_MEGABYTES, f"{MOST_MEGABYTES:,} MB", "at most"))
     if any(found.values()):
         print("Versions: " + "; ".join(f"{way} {rows[0]['versions']}" for way, rows in found.items() if rows))

@@ -15,10 +15,10 @@ def completion_loss(student: LoadedModel, example: Example, model: Any) -> tuple
 
     places = [i for i, label in enumerate(example.labels) if label != IGNORED]
     targets = [example.labels[i] for i in places]
-    inputs = {"input_ids": torch.tensor([example.input_ids])}
+    inputs = {"input_ids": torch.tensor([example.input_ids], device=model.device)}
     if student.seq2seq:
         start = student.model.config.decoder_start_token_id
-        inputs["decoder_input_ids"] = torch.tensor([[start, *targets[:-1]]])
+        inputs["decoder_input_ids"] = torch.tensor([[start, *targets[:-1]]], device=model.device)
     else:
         places = [i - 1 for i in places]
     with torch.no_grad():

@@ -86,10 +86,11 @@ def prepared(
 def logits_of(loaded: LoadedModel, example: Example) -> torch.Tensor:
     """Those of its completion's tokens, of the example alone."""
     places = [i for i, label in enumerate(example.labels) if label != IGNORED]
-    inputs = {"input_ids": torch.tensor([example.input_ids])}
+    device = loaded.model.device
+    inputs = {"input_ids": torch.tensor([example.input_ids], device=device)}
     if loaded.seq2seq:
         start = loaded.model.config.decoder_start_token_id
-        inputs["decoder_input_ids"] = torch.tensor([[start, *example.labels[:-1]]])
+        inputs["decoder_input_ids"] = torch.tensor([[start, *example.labels[:-1]]], device=device)
     else:
         places = [i - 1 for i in places]
     logits: torch.Tensor = loaded.model(**inputs).logits[0, places]

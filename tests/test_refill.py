@@ -51,7 +51,7 @@ def by_transformers(backend: TransformersBackend, request: Request) -> str:
     import torch
 
     loaded, params = backend.loaded, request.params
-    ids = torch.tensor([backend._encode(request)])
+    ids = torch.tensor([backend._encode(request)], device=loaded.model.device)
     stops = {"stop_strings": list(params.stop), "tokenizer": loaded.tokenizer} if params.stop else {}
     output = loaded.model.generate(
         ids, max_new_tokens=params.max_tokens, do_sample=False, pad_token_id=loaded.pad_id, **stops
@@ -196,7 +196,7 @@ def test_a_loop_is_ended_early(
     import torch
 
     written = iter(script)
-    monkeypatch.setattr(refill, "choose", lambda scores, *_: torch.tensor([next(written)] * len(scores)))
+    monkeypatch.setattr(refill, "choose", lambda scores, *_: torch.full((len(scores),), next(written)))
     (completion,) = ask(llama, [Request(("x",), SamplingParams(200, temperature))])
     assert (completion.finish_reason, completion.completion_tokens) == (reason, tokens)
     assert completion.text == llama.loaded.tokenizer.decode(script[:tokens], skip_special_tokens=True)

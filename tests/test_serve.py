@@ -165,7 +165,7 @@ def test_logprobs_are_those_of_a_forward_pass(served: Served, temperature: float
     space = "\u2581" if seq2seq else "Ġ"  # T5 drops the first
     written = tokenizer.convert_tokens_to_ids([text.replace("\n", "Ċ").strip() or space for text in found["tokens"]])
     assert len(written) > 5
-    with torch.no_grad():
+    with torch.no_grad(), model.device:
         if seq2seq:
             start = [model.config.decoder_start_token_id]
             logits = model(torch.tensor([prompt]), decoder_input_ids=torch.tensor([start + written])).logits[0]

@@ -79,7 +79,7 @@ def next_logits(loaded: LoadedModel, prompt: list[int], written: list[int]) -> t
     """What the bare model makes of one prompt and what it has written, without batch or cache."""
     import torch
 
-    with torch.no_grad():
+    with torch.no_grad(), loaded.model.device:
         if not loaded.seq2seq:
             return loaded.model(torch.tensor([prompt + written])).logits[0, -1]  # type: ignore[no-any-return]
         start = loaded.model.config.decoder_start_token_id

@@ -60,8 +60,13 @@ def _joined(parts: Sequence[torch.Tensor], columns: int) -> torch.Tensor:
 
 
 def attend_grouped(model: Any) -> None:
-    """Have a model on a CPU attend with `_grouped`, if it attends with PyTorch's fused kernel."""
-    if model.device.type == "cpu" and model.config._attn_implementation == "sdpa":
+    """Have a model attend with `_grouped`, if it attends with PyTorch's fused kernel and that would be slower.
+
+    On a GPU it is where heads share keys: given a mask, transformers repeats the keys and values for it, at each token.
+    """
+    config = model.config.get_text_config()
+    shared = getattr(config, "num_key_value_heads", None) not in (None, config.num_attention_heads)
+    if model.config._attn_implementation == "sdpa" and (model.device.type == "cpu" or shared):
         AttentionInterface.register(GROUPED, _grouped)
         AttentionMaskInterface.register(GROUPED, AttentionMaskInterface()["sdpa"])
         model.set_attn_implementation(GROUPED)

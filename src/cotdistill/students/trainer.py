@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from cotdistill.students.kd import SoftTargets
 
 SHOWN = 8  # question ids of a batch
-ROWS = 256  # tokens whose whole distributions are there at once, in fp32
+# Tokens whose whole distributions are there at once, in fp32: on a GPU as many as keep it busy.
+ROWS = {"cpu": 256, "cuda": 2048}
 # On a CPU, tokens x width x layers that keep for the backward pass what they computed; other layers compute it again
 # then. More is faster, and takes gigabytes.
 KEPT = 3_000_000
@@ -67,11 +68,12 @@ def summed_loss(logits: Any, targets: Any) -> Any:
 
     In fp32 some ROWS at a time, and once more for their gradient: all at once would take the most memory of a step.
     """
+    at_once = ROWS.get(logits.device.type, ROWS["cpu"])
 
     def of(rows: Any, labels: Any) -> Any:
         return cross_entropy(rows.float(), labels, ignore_index=IGNORED, reduction="sum")
 
-    split = zip(logits.split(ROWS), targets.split(ROWS), strict=True)
+    split = zip(logits.split(at_once), targets.split(at_once), strict=True)
     losses = [checkpoint(of, *some, use_reentrant=False, preserve_rng_state=False) for some in split]
     return torch.stack(losses).sum()
 
@@ -156,10 +158,10 @@ class CompletionTrainer(transformers.Trainer):  # type: ignore[misc]  # untyped
             layer.gradient_checkpointing = number < again
 
     def _attend_fast(self, width: int) -> None:
-        """Choose the attention for texts of `width` tokens, on a CPU and where the config does not."""
-        if self.model.config.is_encoder_decoder or not (self.args.use_cpu and self.attention == "sdpa"):
+        """Choose the attention for texts of `width` tokens; answers to dev questions may have set another."""
+        if self.model.config.is_encoder_decoder:
             return
-        wanted = "eager" if width <= EAGER else self.attention
+        wanted = "eager" if self.args.use_cpu and self.attention == "sdpa" and width <= EAGER else self.attention
         if self.model.config._attn_implementation != wanted:
             self.model.set_attn_implementation(wanted)
 
