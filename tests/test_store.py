@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
@@ -321,6 +322,17 @@ def test_two_processes_never_buy_the_same_sample(tmp_path: Path, mode: str) -> N
         for process in processes:
             process.kill()
             process.communicate()
+
+
+def test_a_new_store_waits_for_who_else_makes_it(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")  # where SQLite itself does not wait, but says at once: database is locked
+    threading.Timer(0.2, other.rollback).start()
+    with Store(path) as store:
+        store.write([row(1)])
+        assert len(store) == 1
+    other.close()
 
 
 def test_two_stores_in_one_process_hold_their_own_claims(tmp_path: Path) -> None:
