@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 import zlib
@@ -94,11 +95,15 @@ def open_store(path: Path) -> sqlite3.Connection:
 def open_to_read(path: Path) -> sqlite3.Connection:
     if not path.is_file():
         raise DataError(f"{path}: no such store. Check the path, or make it with `cotdistill generate`.")
-    # In a folder that cannot be written only an immutable file opens, and it must have no
-    # rows in a write-ahead log, where a live or a killed writer leaves them.
-    alone = "" if path.with_name(f"{path.name}-wal").exists() else "&immutable=1"
-    db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro{alone}", uri=True, isolation_level=None)
+    # An immutable file is read without locks: of a writer that comes meanwhile, rubbish. In a folder that cannot be
+    # written there is no other way, and it must have no rows in a write-ahead log, where a killed writer leaves them.
+    if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+        mode = "rw"
+    else:
+        mode = "ro" if path.with_name(f"{path.name}-wal").exists() else "ro&immutable=1"
+    db = sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", BUSY_SECONDS, uri=True, isolation_level=None)
     try:
+        db.execute("PRAGMA query_only=ON")
         if _version(db) < VERSION:  # it may not be changed: read a copy
             copy = sqlite3.connect(":memory:", isolation_level=None)
             db.backup(copy)
