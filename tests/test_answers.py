@@ -638,6 +638,40 @@ def test_a_worker_that_somebody_ended_is_replaced() -> None:
     assert math_answers.math_equal("1/2", "0.5")
 
 
+ASKING = """
+import os, signal, threading, time
+from cotdistill.math_answers import math_equal
+def wrong():  # of questions of which every other one is true
+    return sum(math_equal("1/2", ("2/4", "3/4")[i % 2]) != (i % 2 == 0) for i in range(40))
+assert wrong() == 0
+"""
+INTERRUPTED = """
+for _ in range(4):
+    threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
+    try:
+        while True:
+            wrong()
+    except KeyboardInterrupt:  # as a notebook does
+        assert wrong() == 0
+"""
+FORKED = """
+children = []
+for _ in range(3):
+    if (child := os.fork()) == 0:
+        os._exit(wrong())
+    children.append(child)
+assert wrong() == 0
+assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", [INTERRUPTED, FORKED], ids=["interrupted", "forked"])
+def test_a_reply_is_never_read_as_another_questions(code: str) -> None:
+    pytest.importorskip("math_verify")
+    subprocess.run([sys.executable, "-c", ASKING + code], check=True, timeout=120)
+
+
 def test_no_worker_outlives_its_process() -> None:
     pytest.importorskip("math_verify")
     code = (

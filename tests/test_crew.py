@@ -207,9 +207,7 @@ def test_a_mark_goes_where_completions_are_gone(server: Server, parts: Parts) ->
     job, asked = job_for(server, n=1), questions(8)
     found = ask_all(server, parts, job, asked)
     number, (shard, _) = next(iter(found.items()))
-    for name in parts.sizes(number):
-        parts.files.remove(f"{number:05}", [name])
-    parts.files.remove(f"{number:05}", ["manifest.json"])
+    parts.files.remove(f"{number:05}", parts.files.names(f"{number:05}").keys())
     with pytest.raises(DataError, match="are gone"):
         list(read_shard(shard, {"t": job}, parts, (), partial=False, job=None))
     assert len(parts.files.names(DONE)) == len(found) - 1

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from cotdistill import cli
 from cotdistill.errors import ConfigError, DataError
 from cotdistill.export import export
 from cotdistill.exports.lm_eval import judge_with
+from cotdistill.models import folder_when_whole
 from exporting import number, trained
 from tiny import tiny_model, tiny_t5
 
@@ -121,6 +124,19 @@ def test_what_is_written(base: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     with pytest.raises(ConfigError, match="comma"):
         export(folder.rename(tmp_path / "a,b"), "lm-eval", tmp_path / "out")
+
+
+def test_a_folder_is_whole_or_not_there_and_another_of_a_longer_name_is_left(tmp_path: Path) -> None:
+    with folder_when_whole(tmp_path / "out.gguf") as other, folder_when_whole(tmp_path / "out") as beside:
+        assert other.is_dir()
+        for folder in (other, beside):
+            (folder / "file").write_text("1")
+        killed = Path(shutil.copytree(beside, beside.with_name(beside.name[:-8] + "_killed_")))
+    with suppress(RuntimeError), folder_when_whole(tmp_path / "out"):
+        assert not killed.exists()
+        raise RuntimeError
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.gguf"]
+    assert [(tmp_path / name / "file").read_text() for name in ("out", "out.gguf")] == ["1", "1"]
 
 
 def test_mistakes(tmp_path: Path) -> None:

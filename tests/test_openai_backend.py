@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import gc
+import io
 import itertools
+import re
+import signal
 import time
 from email.utils import formatdate
 from typing import Any, Literal
 
 import pytest
+from rich.console import Console
 
 from asking import TALK, TALK_BODY
 from asking import ask as ask_backend
+from cotdistill import progress
 from cotdistill.backends.openai import OpenAIBackend
 from cotdistill.backends.wire import retry_after
 from cotdistill.completions import Completion, Request, SamplingParams
@@ -284,3 +289,37 @@ def test_credentials_of_an_address_are_sent_as_such() -> None:
         assert_right(ask(server, questions(2), api_key="Basic bWU6cEBzcw=="))
         with pytest.raises(BackendError, match="HTTP 401"):
             ask(server, questions(1), api_key=KEY)
+
+
+def test_a_ctrl_c_in_the_middle_of_a_line_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.RawIOBase):
+        lines, pressed = b"", False
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            self.lines += bytes(data)
+            if b"answered" in bytes(data) and not self.pressed:
+                self.pressed = True
+                signal.raise_signal(signal.SIGINT)
+            return len(data)
+
+    terminal = Terminal()
+    stderr = io.TextIOWrapper(io.BufferedWriter(terminal), line_buffering=True)
+    monkeypatch.setattr(progress, "console", Console(file=stderr))
+    found: list[Completion] = []
+
+    def answer_all(server: Server) -> None:
+        for _, _, completion in backend_of(server, concurrency=8).generate(iter(questions(40))):
+            found.append(completion)
+            progress.say("answered")
+
+    with start_server("--latency", "0.2") as server, pytest.raises(KeyboardInterrupt):
+        answer_all(server)
+    stderr.flush()
+    assert re.search(
+        rb"answered\nstopping: waiting for [1-9] requests in flight. Ctrl-C again leaves them.\n", terminal.lines
+    )
+    assert 1 < len(found) < 40  # what was in flight came, and nothing more was asked
+    assert {completion.finish_reason for completion in found} == {"stop"}

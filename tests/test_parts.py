@@ -190,6 +190,12 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+def manifest(path: Path) -> Path:
+    """The only one beside a part."""
+    (found,) = path.parent.glob("manifest*.json")
+    return found
+
+
 def foreign(path: Path) -> None:
     """Someone's Parquet under a name that is right."""
     import pyarrow as pa
@@ -217,8 +223,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (lambda p: p.write_bytes(p.read_bytes()[:-9]), r"[0-9a-f]{64}.parquet: the part is damaged"),
     "empty": (lambda p: p.write_bytes(b""), r"[0-9a-f]{64}.parquet: the part is damaged \(0 bytes"),
     "gone": (Path.unlink, r"00000/[0-9a-f]{64}.parquet: the part is not there"),
-    "manifest": (lambda p: p.with_name("manifest.json").write_text("{"), r"00000/manifest.json: damaged"),
-    "no list": (lambda p: p.with_name("manifest.json").write_text("[]"), r"00000/manifest.json: damaged"),
+    "manifest": (lambda p: manifest(p).write_text("{"), r"00000/manifest-[0-9a-f]{64}.json: damaged"),
+    "no list": (lambda p: manifest(p).write_text("[]"), r"00000/manifest-[0-9a-f]{64}.json: damaged"),
     "foreign": (foreign, r"00000: [0-9a-f]{64}.parquet: not a part of a store"),
     "not sorted": (unsorted, r"00000: the completions are not sorted at key"),
     "a row": (wrong_row, r"00000: the completion of key [0-9a-f]{32}, sample 1, is damaged"),
@@ -234,14 +240,14 @@ def test_damage_is_named_and_never_read(tmp_path: Path, damage: str) -> None:
     parts.compact(0)
     (path,) = files(parts)
     if damage in ("foreign", "a row", "not sorted"):
-        path.with_name("manifest.json").unlink()
+        manifest(path).unlink()
     harm(path)
     for use in (lambda: list(parts.read(0)), lambda: ShardStore(parts, 0, tmp_path / "scratch")):
         with pytest.raises(DataError, match=message):
             use()
     if damage in ("a bit", "gone"):  # as the message says
         path.unlink(missing_ok=True)
-        path.with_name("manifest.json").unlink()
+        manifest(path).unlink()
         assert everything(parts) == []
 
 
@@ -289,6 +295,43 @@ def test_compaction_killed_between_its_steps_loses_nothing(tmp_path: Path) -> No
         if not died:
             break
     assert at == 6  # a new part, a manifest, three to remove
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("others", [1, 2, 3])
+def test_others_compact_between_any_two_steps_of_a_compaction(tmp_path: Path, others: int) -> None:
+    for at in range(100):
+        parts, slow = (Parts(str(tmp_path / str(at)), 1) for _ in range(2))
+        expected = ROWS[:60]
+        for start in range(0, 60, 20):
+            parts.write(0, ROWS[start : start + 20])
+        count = 0
+
+        def others_first(function: Any, at: int = at, parts: Parts = parts, expected: list[Row] = expected) -> Any:
+            def call(*arguments: Any) -> Any:
+                nonlocal count
+                count += 1
+                for i in range(others if count == at else 0):
+                    expected.append(row(500 + i))
+                    parts.write(0, expected[-1:])
+                    assert parts.compact(0)
+                    assert everything(parts) == in_order(expected)
+                return function(*arguments)
+
+            return call
+
+        for name in ("put", "put_file", "names", "read", "get", "remove"):
+            setattr(slow.files, name, others_first(getattr(slow.files, name)))
+        slow.compact(0)
+        assert everything(parts) == in_order(expected)
+        for _ in range(2):
+            parts.write(0, [row(600)])
+            parts.compact(0)
+        assert everything(parts) == in_order([*expected, row(600)])
+        assert len(files(parts)) == len(list(files(parts)[0].parent.glob("manifest*"))) == 1
+        if count < at:
+            break
+    assert 10 < at < 99
 
 
 def test_copying_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

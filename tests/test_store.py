@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
@@ -321,6 +322,34 @@ def test_two_processes_never_buy_the_same_sample(tmp_path: Path, mode: str) -> N
         for process in processes:
             process.kill()
             process.communicate()
+
+
+def test_a_reader_that_was_there_first_sees_what_a_writer_adds(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    first, more = ([row(i, f" {i}." * 500) for i in range(start, start + 3000)] for start in (0, 3000))
+    with Store(path) as store:
+        store.write(first)
+    with Store(path, read_only=True) as reader:
+        assert len(reader) == 3000
+        with Store(path) as store:
+            for start in range(0, 3000, 300):  # more than the write-ahead log holds: pages of the file itself move
+                store.write(more[start : start + 300])
+            assert read(reader, first) == texts(first)
+            assert len(reader) == sum(1 for _ in reader.rows()) == 6000
+        with pytest.raises(DataError, match="readonly"):
+            reader.write([row(7000)])
+    assert [p.name for p in tmp_path.iterdir()] == ["s.sqlite"]
+
+
+def test_a_new_store_waits_for_who_else_makes_it(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")  # where SQLite itself does not wait, but says at once: database is locked
+    threading.Timer(0.2, other.rollback).start()
+    with Store(path) as store:
+        store.write([row(1)])
+        assert len(store) == 1
+    other.close()
 
 
 def test_two_stores_in_one_process_hold_their_own_claims(tmp_path: Path) -> None:

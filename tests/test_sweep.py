@@ -21,6 +21,7 @@ from cotdistill.config import TaskConfig
 from cotdistill.config_file import parse_overrides
 from cotdistill.errors import ConfigError
 from cotdistill.store import Store
+from cotdistill.sweeps.side_by_side import WORKER
 from cotdistill.sweeps.sweep import _command, grid, sweep
 from cotdistill.tasks import load_task
 from servers import Server
@@ -292,6 +293,35 @@ def test_a_sweep_that_ends_takes_its_processes_with_it(how: signal.Signals, tmp_
         out, _ = again.communicate()
     assert again.returncode == 0
     assert all(run["results"] for run in json.loads(out)["runs"])
+
+
+LOSING = """
+import os, time
+from cotdistill.sweeps import side_by_side
+class Finalizer:
+    def __del__(self):
+        print("in it", flush=True)
+        time.sleep(60)
+side_by_side.PATIENCE = 0.3
+side_by_side.end_with_the_sweep()
+Finalizer()
+while True:
+    time.sleep(0.01)
+"""
+
+
+def test_a_process_whose_ctrl_c_python_loses_ends_with_the_sweep_too() -> None:
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", LOSING]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env={**os.environ, WORKER: "1"}) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"in it\n"
+            _, said = process.communicate(timeout=30)  # which closes its pipe
+        finally:
+            process.kill()
+    assert b"Exception ignored" in said
+    assert process.returncode == -signal.SIGINT
 
 
 @pytest.mark.parametrize(("jobs", "only", "said"), [("2", "", "torchrun"), ("1", "d-samples3", "d-samples2")])

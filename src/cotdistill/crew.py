@@ -176,9 +176,9 @@ def watched(
                     patient_until = math.inf
                     say(f"no worker has begun within {QUIET_SECONDS} s: is the cluster busy? See `ray status`.")
                 if interrupted is not None and interrupted.is_set() and not told:
-                    told = True
-                    say("stopping: waiting for what is in flight. Ctrl-C again leaves it.")
                     call("stop")
+                    told = True  # else in a second: it was not heard
+                    say("stopping: waiting for what is in flight. Ctrl-C again leaves it.")
         with suppress(gone):
             look()
 

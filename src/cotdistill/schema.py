@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import time
 import zlib
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from cotdistill.errors import DataError
 
 VERSION = 2
 APPLICATION_ID = 0xC07D
+BUSY_SECONDS = 60.0  # for another process that is at the file
+POLL_SECONDS = 0.01
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS pools (
     id INTEGER PRIMARY KEY,
@@ -70,7 +74,7 @@ PRAGMA user_version={version};
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=60, isolation_level=None)
+    db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
     db.execute("PRAGMA synchronous=FULL")
     db.execute("PRAGMA wal_autocheckpoint=4000")  # pages: 16 MB, so that a page that many rows touch moves once
     return db
@@ -91,11 +95,15 @@ def open_store(path: Path) -> sqlite3.Connection:
 def open_to_read(path: Path) -> sqlite3.Connection:
     if not path.is_file():
         raise DataError(f"{path}: no such store. Check the path, or make it with `cotdistill generate`.")
-    # In a folder that cannot be written only an immutable file opens, and it must have no
-    # rows in a write-ahead log, where a live or a killed writer leaves them.
-    alone = "" if path.with_name(f"{path.name}-wal").exists() else "&immutable=1"
-    db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro{alone}", uri=True, isolation_level=None)
+    # An immutable file is read without locks: of a writer that comes meanwhile, rubbish. In a folder that cannot be
+    # written there is no other way, and it must have no rows in a write-ahead log, where a killed writer leaves them.
+    if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+        mode = "rw"
+    else:
+        mode = "ro" if path.with_name(f"{path.name}-wal").exists() else "ro&immutable=1"
+    db = sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", BUSY_SECONDS, uri=True, isolation_level=None)
     try:
+        db.execute("PRAGMA query_only=ON")
         if _version(db) < VERSION:  # it may not be changed: read a copy
             copy = sqlite3.connect(":memory:", isolation_level=None)
             db.backup(copy)
@@ -123,7 +131,7 @@ def _version(db: sqlite3.Connection) -> int:
 
 
 def _migrate_or_make(db: sqlite3.Connection) -> None:
-    db.execute("PRAGMA journal_mode=WAL")
+    _to_wal(db)
     db.create_function("prompt_key", 3, lambda *of: hash_of("\n".join(of).encode()), deterministic=True)
     db.create_function("checksum", 7, checksum_of, deterministic=True)
     db.execute("BEGIN IMMEDIATE")
@@ -133,6 +141,19 @@ def _migrate_or_make(db: sqlite3.Connection) -> None:
         db.execute(statement)
     db.execute(f"PRAGMA application_id={APPLICATION_ID}")
     db.execute("COMMIT")
+
+
+def _to_wal(db: sqlite3.Connection) -> None:
+    """Have the file keep a write-ahead log; waits for others that make it, as SQLite itself does not here."""
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+        time.sleep(POLL_SECONDS)
 
 
 def checksum_of(

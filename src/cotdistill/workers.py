@@ -117,7 +117,7 @@ def serve() -> None:
     """A worker: reads the job, then items, and answers each with its result or an error of ours."""
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a print is no reply
-    with suppress(EOFError, BrokenPipeError):  # the parent is done, or gone
+    with suppress(EOFError, BrokenPipeError, pickle.UnpicklingError):  # the parent is done, or gone in mid-sentence
         gc.disable()  # nothing of the job is garbage: not while it is read, which takes half the time then, nor after
         job = pickle.load(sys.stdin.buffer)  # noqa: S301 - of our parent
         gc.freeze()

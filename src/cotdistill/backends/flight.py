@@ -164,8 +164,14 @@ class Flight:
         self.wake.set()
 
     def interrupt(self) -> None:
-        say(f"stopping: waiting for {len(self.sending)} requests in flight. Ctrl-C again leaves them.")
-        self.stop(KeyboardInterrupt())
+        """From a signal's handler, which may come in the middle of anything, as of a line that is being said."""
+        self.stopped = self.stopped or KeyboardInterrupt()
+        self.loop.call_soon_threadsafe(self.interrupted, self.stopped)
+
+    def interrupted(self, error: BaseException) -> None:
+        if self.sending:
+            say(f"stopping: waiting for {len(self.sending)} requests in flight. Ctrl-C again leaves them.")
+        self.stop(error)
 
     async def ask(self, request: Request, samples: tuple[int, ...]) -> None:
         """One request, tried again as often as it may be."""

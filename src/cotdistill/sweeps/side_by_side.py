@@ -121,7 +121,9 @@ def end_with_the_sweep() -> None:
 
     def listen() -> None:
         os.read(0, 1)
-        os.kill(os.getpid(), signal.SIGINT)
+        while True:  # Python loses a Ctrl-C that comes in a finalizer, and nobody may be left to press it again
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(PATIENCE)
 
     threading.Thread(target=listen, name="sweep", daemon=True).start()
 
