@@ -30,9 +30,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+from cotdistill.chunks import groups, pieces
 from cotdistill.errors import ConfigError, DataError
 from cotdistill.objects import Files
-from cotdistill.parquet import Record, groups, merged, once, pieces, record, row_of, write
+from cotdistill.parquet import Record, merged, once, record, row_of, write
 from cotdistill.store import Mark, Row, Store
 
 FORMAT, VERSION = "cotdistill parts", 1

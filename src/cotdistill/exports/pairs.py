@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from cotdistill.checksums import SUMS, read_sums
+from cotdistill.chunks import pieces
 from cotdistill.errors import DataError
 from cotdistill.exports.job import Job, Made
 from cotdistill.models import sha256
-from cotdistill.parquet import arrow, pieces
+from cotdistill.parquet import arrow
 from cotdistill.progress import say
 from cotdistill.records import Pair, from_line, to_json
 
