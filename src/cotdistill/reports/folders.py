@@ -21,8 +21,8 @@ from cotdistill.config import Config
 from cotdistill.curate import Job, make_job
 from cotdistill.errors import CotdistillError, DataError
 from cotdistill.filters import leaked
-from cotdistill.methods import METHODS, methods
-from cotdistill.models import COMPLETE, is_seq2seq
+from cotdistill.methods import METHODS
+from cotdistill.models import COMPLETE
 from cotdistill.records import Generation, Pair, Question, Result, Score, from_line, iter_json_lines
 from cotdistill.reports.inspector import TEACHER
 from cotdistill.reports.report import Page, Rationale
@@ -264,10 +264,8 @@ def read_rationales(
 
 def _job(setup: Setup) -> Job:
     """What judged the rationales of a run."""
-    student, curate = setup.config.student, setup.config.curate
-    form = methods(student.format, is_seq2seq(student.model), rationale=student.rationale)["fine_tune_cot"]
-    task = setup.task
-    rest = task.train, setup.teacher_method, form, setup.answer_type
+    task, curate = setup.task, setup.config.curate
+    rest = task.train, setup.teacher_method, setup.known_methods["fine_tune_cot"], setup.answer_type
     in_test = leaked(task.train, task.test)
     try:
         return make_job(*rest, curate, in_test)
