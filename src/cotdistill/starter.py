@@ -14,9 +14,8 @@ from typing import Any
 import yaml
 
 from cotdistill.errors import ConfigError, DataError
-from cotdistill.records import Question
-from cotdistill.tasks import readable
 from cotdistill.tasks.files import READERS
+from cotdistill.tasks.task import guess_answer_type
 
 ROWS = 1000  # looked at, at most
 QUESTION_NAMES = ("question", "problem", "input", "prompt", "text")
@@ -106,21 +105,20 @@ def starter_config(data: Path) -> str:
         question_note=notes[0],
         answer_note=notes[1],
         choices=f"  choices: {_yaml(choices)}  # column of the options\n" if choices else "",
-        answer_type="choice" if choices else guess_answer_type([row.get(answer) for row in rows]),
+        answer_type="choice" if choices else answer_type_of([row.get(answer) for row in rows]),
         rows=len(rows),
     )
 
 
-def guess_answer_type(answers: Sequence[Any]) -> str:
+def answer_type_of(answers: Sequence[Any]) -> str:
     """The answer type that all of the known `answers`, texts or numbers, fit."""
     given = [answer for answer in answers if answer not in (None, "")]
     if given and all(isinstance(answer, bool) for answer in given):
         return "yes_no"  # a JSON true is read as yes
     texts = [str(answer).strip() for answer in given]
-    for answer_type in ("number", "yes_no"):
-        if all(readable(answer_type, Question("", text, text)) for text in texts):
-            return answer_type
-    return "choice" if all(re.fullmatch(r"\(?[A-Ea-e][).]?", text) for text in texts) else "text"
+    guess = guess_answer_type(texts)
+    letters = guess == "text" and all(re.fullmatch(r"\(?[A-Ea-e][).]?", text) for text in texts)
+    return "choice" if letters else guess
 
 
 def _named(columns: Sequence[str], names: Sequence[str]) -> str | None:
