@@ -13,11 +13,13 @@ from typing import Any
 
 import yaml
 
+from cotdistill.config_file import shown
 from cotdistill.errors import ConfigError, DataError
 from cotdistill.tasks.files import READERS
 from cotdistill.tasks.task import guess_answer_type
 
 ROWS = 1000  # looked at, at most
+MOST_SHOWN = 80  # characters, on one line: a comment must not end early
 QUESTION_NAMES = ("question", "problem", "input", "prompt", "text")
 ANSWER_NAMES = ("answer", "label", "target", "gold", "output")
 CHOICES_NAMES = ("choices", "options")
@@ -97,7 +99,7 @@ def starter_config(data: Path) -> str:
     answer = answer or next(c for c in by_length if c != question)
     choices = next((c for c in rows[0] if c.casefold() in CHOICES_NAMES and _are_options(rows[0][c])), None)
     return TEMPLATE.format(
-        file=_shown(data.name),
+        file=shown(data.name, MOST_SHOWN),
         name=re.sub(r"[^A-Za-z0-9._-]+", "-", data.stem).strip("-._")[:100] or "my-questions",
         data=_yaml(str(data)),
         question=_yaml(question),
@@ -140,13 +142,7 @@ def _are_options(value: Any) -> bool:
 
 
 def _listed(columns: Sequence[str]) -> str:
-    return _shown(", ".join(columns)) or "none"
-
-
-def _shown(text: str) -> str:
-    """On one line and not long: a comment must not end early."""
-    text = "".join(c if c.isprintable() else " " for c in text)
-    return text if len(text) <= 80 else text[:80] + "..."
+    return shown(", ".join(columns), MOST_SHOWN) or "none"
 
 
 def _yaml(text: str) -> str:
