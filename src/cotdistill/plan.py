@@ -72,7 +72,6 @@ def make_plan(
     ]
     stored = sum(map(len, pilot))
     missing = len(questions) * job.n - stored
-    per_sample = 2 if job.cue else 1
     share = None
     if pilot:
         prompt = _mean([[tokens for tokens, *_ in group] for group in pilot])
@@ -83,7 +82,7 @@ def make_plan(
         most = job.first.sampling.max_tokens + (job.second.sampling.max_tokens if job.cue else 0)
         # The second prompt holds the first and what it brought.
         repeated = job.first.sampling.max_tokens if job.cue else 0
-        prompt = Estimate(math.ceil(length / BYTES_A_TOKEN) * per_sample + repeated)
+        prompt = Estimate(math.ceil(length / BYTES_A_TOKEN) * job.steps + repeated)
         written = Estimate(most)
     usd = None
     if price is not None:
@@ -97,7 +96,7 @@ def make_plan(
         len(questions),
         stored,
         missing,
-        missing * per_sample,
+        missing * job.steps,
         len(pilot),
         prompt.times(missing),
         written.times(missing),

@@ -143,7 +143,7 @@ def mcnemar(a_only: int, b_only: int) -> float:
     return float(binomtest(a_only, a_only + b_only).pvalue) if a_only + b_only else 1.0
 
 
-def bootstrap_difference(differences: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
+def bootstrap_difference(differences: NDArray[np.float64]) -> tuple[float, float]:
     """The 95% percentile bootstrap of a mean of paired differences, each from -1 to 1, over questions.
 
     Two questions more are drawn from, of which each side wins one: else few differences, or none, would make
@@ -152,7 +152,7 @@ def bootstrap_difference(differences: NDArray[np.float64], seed: int = 0) -> tup
     """
     values, counts = np.unique(np.append(differences, [1.0, -1.0]), return_counts=True)
     n = int(counts.sum())
-    drawn = np.random.default_rng(seed).multinomial(n, counts / n, RESAMPLES)
+    drawn = np.random.default_rng(0).multinomial(n, counts / n, RESAMPLES)
     low, high = np.quantile(drawn @ values / n, [ALPHA / 2, 1 - ALPHA / 2])
     mean = float(differences.mean())
     return min(float(low), mean), max(float(high), mean)
