@@ -225,22 +225,25 @@ def iter_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises `DataError` that names the file and line for anything that is not a JSON object.
     """
     try:
-        # Split on \n alone: str.splitlines would break a record at U+2028, which JSON allows.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        # Split on \n alone: at U+2028, which JSON allows, a record would break.
+        with path.open(encoding="utf-8-sig", newline="\n") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield number, _object(line.removesuffix("\n"), f"{path}, line {number}")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. Check the path, or where you run from.") from None
     except (UnicodeDecodeError, OSError) as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 10,000 brackets
-            raise DataError(f"{path}, line {number}: not valid JSON ({error}). Fix or remove the line.") from None
-        if not isinstance(value, dict):
-            raise DataError(f"{path}, line {number}: a JSON object was expected, not {line[:40]!r}.")
-        yield number, value
+
+
+def _object(line: str, place: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 10,000 brackets
+        raise DataError(f"{place}: not valid JSON ({error}). Fix or remove the line.") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{place}: a JSON object was expected, not {line[:40]!r}.")
+    return value
 
 
 def read_jsonl(path: Path, record: type[Record]) -> list[Record]:

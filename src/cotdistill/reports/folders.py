@@ -23,7 +23,7 @@ from cotdistill.errors import CotdistillError, DataError
 from cotdistill.filters import leaked
 from cotdistill.methods import METHODS
 from cotdistill.models import COMPLETE
-from cotdistill.records import Generation, Pair, Question, Result, Score, from_line, iter_json_lines
+from cotdistill.records import Generation, Pair, Question, Result, Score, iter_json_lines
 from cotdistill.reports.inspector import TEACHER
 from cotdistill.reports.report import Page, Rationale
 from cotdistill.results import compare
@@ -218,13 +218,12 @@ def read_pairs(folder: Path) -> Iterator[tuple[Key, Pair]]:
     path = folder / "pairs.jsonl"
     if not path.is_file():
         return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                pair = Pair(**{k: v for k, v in from_line(line).items() if k in names})
-            except (ValueError, TypeError, AttributeError) as error:
-                raise DataError(f"{path}, line {number}: not a Pair ({error}).") from None
-            yield (pair.question_id, pair.index, pair.teacher), pair
+    for number, value in iter_json_lines(path):
+        try:
+            pair = Pair(**{k: v for k, v in value.items() if k in names})
+        except TypeError as error:
+            raise DataError(f"{path}, line {number}: not a Pair ({error}).") from None
+        yield (pair.question_id, pair.index, pair.teacher), pair
 
 
 def read_rationales(
