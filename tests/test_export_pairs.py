@@ -90,9 +90,9 @@ def test_what_would_be_refused(form: str, pairs: list[Pair], message: str, tmp_p
         (b"[]\n", "line 13: a JSON object was expected"),
         (
             b'{"question_id": "q", "index": "1", "prompt": "a", "completion": "b", "teacher": ""}\n',
-            "line 13: not a pair",
+            "line 13: not a Pair",
         ),
-        (b'{"question_id": "q", "index": 1, "prompt": 5, "completion": "b", "teacher": ""}\n', "line 13: not a pair"),
+        (b'{"question_id": "q", "index": 1, "prompt": 5, "completion": "b", "teacher": ""}\n', "line 13: not a Pair"),
     ],
 )
 @pytest.mark.parametrize("form", ["openai-jsonl", "parquet"])

@@ -13,10 +13,11 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar
 
+import msgspec
 import orjson
 
 from cotdistill.errors import DataError
@@ -247,14 +248,13 @@ def _object(line: str, place: str) -> dict[str, Any]:
 
 
 def read_jsonl(path: Path, record: type[Record]) -> list[Record]:
-    """Read the records that `write_jsonl` wrote; keys the record does not have are ignored."""
-    names = {f.name for f in fields(record)}
-    records = []
-    for number, value in iter_json_lines(path):
-        try:
-            if "choices" in value:
-                value["choices"] = tuple(value["choices"])
-            records.append(record(**{k: v for k, v in value.items() if k in names}))
-        except TypeError as error:
-            raise DataError(f"{path}, line {number}: not a {record.__name__} ({error}).") from None
-    return records
+    """Read the records that `write_jsonl` wrote."""
+    return [record_of(value, record, f"{path}, line {number}") for number, value in iter_json_lines(path)]
+
+
+def record_of(value: object, record: type[Record], place: str) -> Record:
+    """The record that JSON read at a `place` is; keys that it does not have are ignored."""
+    try:
+        return msgspec.convert(value, record)
+    except msgspec.ValidationError as error:
+        raise DataError(f"{place}: not a {record.__name__} ({error}).") from None

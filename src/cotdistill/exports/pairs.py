@@ -20,7 +20,7 @@ from cotdistill.exports.job import Job, Made
 from cotdistill.models import sha256
 from cotdistill.parquet import arrow
 from cotdistill.progress import say
-from cotdistill.records import Pair, iter_json_lines, to_json
+from cotdistill.records import Pair, iter_json_lines, record_of, to_json
 
 PAIRS = "pairs.jsonl"
 FEWEST = 10  # examples that OpenAI takes
@@ -79,20 +79,10 @@ def rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number, row) of pairs.jsonl. Raises `DataError` at a line that is no pair, or no UTF-8."""
     for number, value in iter_json_lines(source):
         try:
-            pair = Pair(**{key: value[key] for key in ("question_id", "index", "prompt", "completion", "teacher")})
-            fits = isinstance(pair.index, int) and all(isinstance(v, str) for k, v in vars_of(pair) if k != "index")
             json.dumps(value, ensure_ascii=False).encode()
-        except (KeyError, TypeError):
-            fits = False
         except UnicodeEncodeError:
             raise DataError(f"{source}, line {number}: half a surrogate pair, which is no UTF-8.") from None
-        if not fits:
-            raise DataError(f"{source}, line {number}: not a pair. Do the run again.")
-        yield number, to_json(pair)
-
-
-def vars_of(pair: Pair) -> list[tuple[str, Any]]:
-    return [(name, getattr(pair, name)) for name in pair.__slots__]
+        yield number, to_json(record_of(value, Pair, f"{source}, line {number}"))
 
 
 def whole(source: Path, number: int, row: dict[str, Any]) -> dict[str, Any]:
