@@ -114,14 +114,7 @@ def plan_teachers(config: Config, pilot: int = 0) -> list[Plan]:
         if some:
             ask_teachers(this.teachers, some, this.store, this.right)
         return [
-            make_plan(
-                teacher.name,
-                teacher.job(this.right),
-                questions,
-                this.store,
-                teacher.price,
-                lambda question, generation: this.right(question, generation) is not None,
-            )
+            make_plan(teacher.name, teacher.job(this.right), questions, this.store, teacher.price, this.right)
             for teacher in this.teachers
         ]
 

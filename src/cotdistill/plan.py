@@ -62,12 +62,12 @@ def make_plan(
     questions: Sequence[Question],
     store: Store,
     price: Price | None,
-    right: Callable[[Question, Generation], bool],
+    right: Callable[[Question, Generation], str | None],
 ) -> Plan:
     """What is missing of a job, and what it will cost; asks for nothing."""
     by_id = {question.id: question for question in questions}
     pilot = [
-        [(g.prompt_tokens, g.completion_tokens, right(by_id[g.question_id], g)) for g in group]
+        [(g.prompt_tokens, g.completion_tokens, right(by_id[g.question_id], g) is not None) for g in group]
         for _, group in groupby(_answered(job, questions, store), key=lambda g: g.question_id)
     ]
     stored = sum(map(len, pilot))
