@@ -199,11 +199,11 @@ def write_atomic(path: Path, data: str | bytes) -> None:
 
 def to_line(record: Any) -> bytes:
     """A record as one line of JSON."""
+    value = record.to_json() if isinstance(record, Pair) else record
     try:
-        value = record.to_json() if isinstance(record, Pair) else record
         return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
     except orjson.JSONEncodeError:  # half a surrogate pair, which UTF-8 cannot hold
-        return json.dumps(to_json(record)).encode() + b"\n"
+        return json.dumps(value, default=asdict).encode() + b"\n"
 
 
 def from_line(line: bytes) -> Any:
