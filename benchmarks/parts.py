@@ -20,8 +20,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from cotdistill.backends import RECORDED
+from cotdistill.chunks import pieces
 from cotdistill.completions import Completion, Pool, SamplingParams
-from cotdistill.parquet import pieces
 from cotdistill.parts import Parts, ShardStore, copy
 from cotdistill.store import Row, Store
 from machine import describe, reset_peak, resident

@@ -25,6 +25,7 @@ from cotdistill.backends.openai import OpenAIBackend
 from cotdistill.backends.wire import Transient
 from cotdistill.budget import NOTHING, Amount, Budget, Price
 from cotdistill.completions import Completion, Pool, Request, SamplingParams
+from cotdistill.config import LimitsConfig
 from cotdistill.errors import BackendError, BudgetReached, ConfigError, DataError
 from servers import Server, start_server
 
@@ -481,7 +482,7 @@ def test_a_server_that_stays_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_output_that_is_gone_is_paid_again_by_another_command_only(tmp_path: Path) -> None:
     with start_server("--lose-output", "2") as server:
         with pytest.raises(BackendError, match=r"file file-1 of batch batch_0 is gone.\n.* 4 requests again"):
-            ask(server, tmp_path, questions(4), retries=1)
+            ask(server, tmp_path, questions(4), limits=LimitsConfig(retries=1))
         assert len(submitted(server)) == 1
         assert_right(ask(server, tmp_path, questions(4)), 4)
         assert len(submitted(server)) == 2

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cotdistill.chunks import batches, generations_of, spans
+from cotdistill.chunks import generations_of, pieces, spans
 from cotdistill.errors import DataError
 from cotdistill.records import Generation, to_line, write_jsonl
 
@@ -27,13 +27,13 @@ def generations(questions: int = 40) -> list[Generation]:
 @pytest.mark.parametrize("size", [1, 100, 1000, 5000, 10**6])
 def test_chunks_hold_all_in_order_and_none_is_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setattr("cotdistill.chunks.BYTES", size)
-    monkeypatch.setattr("cotdistill.chunks.ROWS", max(1, size // 100))
     records = [replace(record, question_id="q") for record in generations()]  # one question is in many
     write_jsonl(tmp_path / "g.jsonl", records)
     line = max(len(to_line(record)) for record in records)
     assert all(span.end - span.start < size + line for span in spans(tmp_path / "g.jsonl"))
-    assert all(len(batch) <= max(1, size // 100) for batch in batches(records))
-    for chunks in (list(spans(tmp_path / "g.jsonl")), list(batches(iter(records)))):
+    rows = max(1, size // 100)
+    assert all(len(piece) <= rows for piece in pieces(records, rows))
+    for chunks in (list(spans(tmp_path / "g.jsonl")), list(pieces(iter(records), rows))):
         found = [generations_of(chunk) for chunk in chunks]
         assert list(chain.from_iterable(found)) == records
         assert all(found)
@@ -78,6 +78,6 @@ def test_a_line_that_does_not_fit_is_named(
 
 def test_nothing(tmp_path: Path) -> None:
     (tmp_path / "g.jsonl").touch()
-    assert [*spans(tmp_path / "g.jsonl"), *batches([])] == []
+    assert [*spans(tmp_path / "g.jsonl"), *pieces([], 1)] == []
     with pytest.raises(DataError, match="cannot be read"):
         list(spans(tmp_path / "none.jsonl"))

@@ -348,8 +348,8 @@ def test_doctor_looks_at_the_machines_and_the_store(cluster: Any, questions: Pat
     with start_server() as server:
         good = there(cluster, server, questions, tmp_path, **{"cluster.store": f"{bucket}/doctor"})
         dead = there(cluster, server, questions, tmp_path, **{"cluster.address": "127.0.0.1:9"})
-        (ok,) = (check for check in checks(good, live=False) if check.name == "cluster")
-        (bad,) = (check for check in checks(dead, live=False) if check.name == "cluster")
+        (ok,) = (check for check in checks(good) if check.name == "cluster")
+        (bad,) = (check for check in checks(dead) if check.name == "cluster")
     assert ok.ok
     assert ok.found == f"2 machines, 2 processors, 0 GPUs; no store of parts yet in {bucket}/doctor"
     assert not bad.ok

@@ -266,7 +266,7 @@ def test_any_number_of_processes_writes_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     monkeypatch.setattr("cotdistill.chunks.BYTES", 20_000)
-    monkeypatch.setattr("cotdistill.chunks.ROWS", 100)
+    monkeypatch.setattr("cotdistill.curate.ROWS", 100)
     if changes:  # each process reads them from a file
         monkeypatch.setattr("cotdistill.curate.MANY", 0)
     questions, generations = many(300)

@@ -142,7 +142,7 @@ def result_of(
     scores = [
         Score(f"q{i // each}", i % each, None, c, c in ("correct", "truncated")) for i, c in enumerate(categories)
     ]
-    return evaluate(generations, scores, METHODS[method], seed, 2.5)
+    return evaluate(generations, scores, METHODS[method], seed)
 
 
 def many(**counts: int) -> list[Category]:
@@ -152,7 +152,7 @@ def many(**counts: int) -> list[Category]:
 def test_errors_are_in_no_share() -> None:
     result = result_of(["correct", "wrong", "no_answer", "truncated", "error", "error"], seed=1)
     low, high = wilson(1, 4)
-    assert (result.method, result.seed, result.seconds) == ("fine_tune_cot", 1, 2.5)
+    assert (result.method, result.seed, result.seconds) == ("fine_tune_cot", 1, None)
     assert (result.n, result.accuracy, result.low, result.high) == (4, 0.25, low, high)
     assert result.lenient_accuracy == 0.5
     assert result.completion_tokens == 11.5  # of 10, 11, 12 and 13

@@ -14,7 +14,7 @@ from cotdistill.checksums import write_sums
 from cotdistill.errors import DataError
 from cotdistill.export import export
 from cotdistill.exports import pairs as exported
-from cotdistill.records import Pair, write_jsonl
+from cotdistill.records import Pair, iter_json_lines, write_jsonl
 
 ODD = ['a "quoted"\nline', "  U+2028 \u2028 and \u0085", "emoji \U0001f600, é", "tab\t\\n", "x" * 70_000, "0", "null"]
 
@@ -87,12 +87,12 @@ def test_what_would_be_refused(form: str, pairs: list[Pair], message: str, tmp_p
     ("line", "message"),
     [
         (b"{\n", "line 13: not valid JSON"),
-        (b"[]\n", "line 13: not a pair"),
+        (b"[]\n", "line 13: a JSON object was expected"),
         (
             b'{"question_id": "q", "index": "1", "prompt": "a", "completion": "b", "teacher": ""}\n',
-            "line 13: not a pair",
+            "line 13: not a Pair",
         ),
-        (b'{"question_id": "q", "index": 1, "prompt": 5, "completion": "b", "teacher": ""}\n', "line 13: not a pair"),
+        (b'{"question_id": "q", "index": 1, "prompt": 5, "completion": "b", "teacher": ""}\n', "line 13: not a Pair"),
     ],
 )
 @pytest.mark.parametrize("form", ["openai-jsonl", "parquet"])
@@ -119,13 +119,12 @@ def test_pairs_that_the_run_did_not_write(tmp_path: Path) -> None:
 
 def test_a_row_that_is_read_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As by a disk that loses what was written."""
-    lines = exported._lines
 
     def lossy(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-        for number, value in lines(file):
+        for number, value in iter_json_lines(file):
             yield number, value if number != 4 or file.name == "pairs.jsonl" else {"messages": []}
 
-    monkeypatch.setattr(exported, "_lines", lossy)
+    monkeypatch.setattr(exported, "iter_json_lines", lossy)
     with pytest.raises(DataError, match=r"openai\.jsonl, row 4: read again, it is"):
         export(run_of(tmp_path / "run", some()), "openai-jsonl", tmp_path / "out")
 

@@ -533,10 +533,9 @@ def test_f23_a_proxy_is_never_asked_for_loopback(monkeypatch: pytest.MonkeyPatch
         assert (seen["requests"], seen["keys"]) == (5, [""])
         assert seen["paths"] == ["POST http://teacher.example/v1/chat/completions"]
         # So do the batch API and doctor's look at a server.
+        batch = BatchBackend("fake", "http://teacher.example/v1", tmp_path / "b", limits=LimitsConfig(retries=0))
         with pytest.raises(BackendError):
-            list(
-                BatchBackend("fake", "http://teacher.example/v1", tmp_path / "b", retries=0).generate(iter(requests(1)))
-            )
+            list(batch.generate(iter(requests(1))))
         probe("http://teacher.example/v1", "", "fake", "chat", timeout=5)
         seen = proxy.stats()
     assert seen["keys"] == [""]

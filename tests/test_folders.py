@@ -145,7 +145,8 @@ def test_another_task_under_the_same_name_is_noticed(folder: Path) -> None:
         ("result.json", '{"results": [{"x": 1}]}', "not the results of a run"),
         ("result.json", "[]", "no object"),
         ("predictions/zero_shot.jsonl", '{"text": "x"}', "zero_shot.jsonl, line 1: not a prediction"),
-        ("pairs.jsonl", "nix\n", "pairs.jsonl, line 1: not a Pair"),
+        ("pairs.jsonl", "nix\n", "pairs.jsonl, line 1: not valid JSON"),
+        ("pairs.jsonl", "{}\n", "pairs.jsonl, line 1: not a Pair"),
     ],
 )
 def test_a_spoilt_file_is_named(

@@ -17,6 +17,7 @@ from rich.console import Console
 from asking import TALK, TALK_BODY
 from asking import ask as ask_backend
 from cotdistill import progress
+from cotdistill.backends.loops import first_interrupt
 from cotdistill.backends.openai import OpenAIBackend
 from cotdistill.backends.wire import retry_after
 from cotdistill.completions import Completion, Request, SamplingParams
@@ -224,6 +225,19 @@ def test_a_slow_reader_holds_the_requests_back() -> None:
         time.sleep(0.5)
         assert server.stats()["requests"] <= 20
         stream.close()
+
+
+@pytest.mark.parametrize(("before", "stops"), [(signal.default_int_handler, [True]), (signal.SIG_IGN, [])])
+def test_an_ignored_ctrl_c_stays_ignored(before: Any, stops: list[bool]) -> None:
+    found: list[bool] = []
+    mine = signal.signal(signal.SIGINT, before)
+    try:
+        with first_interrupt(lambda: found.append(True)):
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, mine)
+    assert found == stops
 
 
 def test_an_error_of_the_reader_leaves_nothing_behind(server: Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,13 @@ def test_no_file_and_no_text(tmp_path: Path) -> None:
         read_jsonl(tmp_path / "none.jsonl", Question)
     with pytest.raises(DataError, match="cannot be read"):
         read_jsonl(tmp_path, Question)
+
+
+@pytest.mark.parametrize("text", ["plain", "\u2028", "half a pair: \ud800"])
+def test_what_is_written_is_read_again(tmp_path: Path, text: str) -> None:
+    """Records, and rows that are none."""
+    pair = Pair("q", 0, text, text)
+    rows: list[object] = [{"a": text}, {"b": [pair]}, pair]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    found = [value for _, value in iter_json_lines(tmp_path / "rows.jsonl")]
+    assert found == [{"a": text}, {"b": [asdict(pair)]}, pair.to_json()]

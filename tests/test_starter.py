@@ -11,7 +11,7 @@ import pytest
 
 from cotdistill.config import load_config
 from cotdistill.errors import ConfigError, DataError
-from cotdistill.starter import GUESS, guess_answer_type, starter_config, write_starter
+from cotdistill.starter import GUESS, answer_type_of, starter_config, write_starter
 from cotdistill.tasks import load_task
 
 
@@ -67,7 +67,7 @@ def test_reads_csv(tmp_path: Path) -> None:
     ],
 )
 def test_answer_type(answers: list[Any], expected: str) -> None:
-    assert guess_answer_type(answers) == expected
+    assert answer_type_of(answers) == expected
 
 
 def test_never_overwrites(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from cotdistill import store as store_module
 from cotdistill.completions import (
     Completion,
     Pool,
@@ -283,7 +282,7 @@ def test_acknowledged_rows_survive_sigkill(tmp_path: Path) -> None:
 def test_a_commit_waits_for_company(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int, first: list[int]
 ) -> None:
-    monkeypatch.setattr(store_module, "GATHER_SECONDS", float(seconds))
+    monkeypatch.setattr(Store, "gather", float(seconds))
     commits: list[int] = []
     started = time.monotonic()
     with (

@@ -48,6 +48,10 @@ class Price(NamedTuple):
     def of(self, prompt_tokens: float, completion_tokens: float) -> float:
         return (prompt_tokens * self.input + completion_tokens * self.output) / 1e6
 
+    def most(self, size: int, tokens: int) -> Amount:
+        """The most that a request of so many bytes can cost, for so many tokens: a token is a byte at least."""
+        return Amount(1, size + tokens, self.of(size, tokens))
+
 
 NOTHING = Amount()
 ENDLESS = Amount(math.inf, math.inf, math.inf)

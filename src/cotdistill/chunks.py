@@ -1,14 +1,15 @@
-"""Generations in chunks of some hundreds or thousands, in order; a question may begin in one and end in another.
+"""What is too long to hold, some at a time: generations in chunks, where a question may go on from one to the next.
 
 A chunk of a file is its place in it, so that whoever works on it reads it; nothing else is held.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -16,9 +17,11 @@ from cotdistill.errors import DataError
 from cotdistill.records import Generation, from_line
 
 BYTES = 1 << 20  # of a file
-ROWS = 2000
+ROWS = 2000  # of a chunk that is a list
 LINES = msgspec.json.Decoder(Generation)
 NAMES = frozenset(f.name for f in fields(Generation))
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,27 @@ class Span:
 
 
 Chunk = Span | list[Generation]
+
+
+def pieces(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """So many at a time."""
+    rest = iter(items)
+    while piece := list(islice(rest, size)):
+        yield piece
+
+
+def groups(items: Iterable[T], size_of: Callable[[T], int], most: int) -> Iterator[list[T]]:
+    """Some at a time, as many as come to `most`."""
+    group: list[T] = []
+    size = 0
+    for one in items:
+        group.append(one)
+        size += size_of(one)
+        if size >= most:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def generations_of(chunk: Chunk) -> list[Generation]:
@@ -47,13 +71,6 @@ def generations_of(chunk: Chunk) -> list[Generation]:
         return LINES.decode_lines(text)  # twice as fast as to make each of its line
     except msgspec.DecodeError:
         return list(_lines(chunk.path, chunk.start, text))
-
-
-def batches(generations: Iterable[Generation]) -> Iterator[list[Generation]]:
-    """Chunks of ROWS generations."""
-    rest = iter(generations)
-    while batch := list(islice(rest, ROWS)):
-        yield batch
 
 
 def spans(path: Path) -> Iterator[Span]:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from cotdistill import __version__, crew, curate, progress, ranks
-from cotdistill.backends.openai import first_interrupt
+from cotdistill.backends.loops import first_interrupt
 from cotdistill.budget import Amount
 from cotdistill.choice import Part
 from cotdistill.cluster_config import ClusterConfig

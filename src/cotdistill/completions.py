@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from json.encoder import encode_basestring_ascii
@@ -89,6 +89,12 @@ def canonical(value: object) -> str:
 def turns_text(prompt: tuple[str, ...]) -> str:
     """The same as `canonical(prompt)`, several times as fast."""
     return f"[{','.join(map(encode_basestring_ascii, prompt))}]"
+
+
+def messages(turns: Sequence[str], system: str = "") -> list[dict[str, str]]:
+    """A prompt as a chat: the turns are the user's and the assistant's, in that order."""
+    before = [{"role": "system", "content": system}] if system else []
+    return before + [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
 
 
 def identity_text(identity: Mapping[str, str]) -> str:

@@ -26,12 +26,12 @@ from cotdistill import __version__, ranks
 from cotdistill.backends import Backend
 from cotdistill.backends.transformers import TransformersBackend
 from cotdistill.budget import ENDLESS, Amount, Budget
+from cotdistill.chunks import groups
 from cotdistill.config import Config, LimitsConfig, StudentConfig
 from cotdistill.errors import BudgetReached, ConfigError, CotdistillError, DataError
 from cotdistill.generate import ask
 from cotdistill.jobs import Job, Work, look
 from cotdistill.methods import Method
-from cotdistill.parquet import groups
 from cotdistill.parts import Parts
 from cotdistill.progress import say, say_elsewhere, stage
 from cotdistill.records import Pair, Question

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 from cotdistill.answers import AnswerType
 from cotdistill.choice import Look, Part, Row, choose, digests, gather
-from cotdistill.chunks import Chunk, batches, generations_of, spans
+from cotdistill.chunks import ROWS, Chunk, generations_of, pieces, spans
 from cotdistill.config import CurateConfig
 from cotdistill.errors import DataError
 from cotdistill.evaluate import Judged, judge, split_answer
@@ -268,7 +268,7 @@ def _pair(question: Question, student: Method, prompt: str, rationale: str, inde
 
 def _parts(job: Job, generations: Path | Iterable[Generation], processes: int, folder: Path) -> Generator[Part]:
     """A Part of each chunk, in order."""
-    chunks = spans(generations) if isinstance(generations, Path) else batches(generations)
+    chunks = spans(generations) if isinstance(generations, Path) else pieces(generations, ROWS)
     first = list(islice(chunks, FEW))
     if processes < 2 or len(first) < FEW:
         yield from map(partial(job, cut=True), chain(first, chunks))

@@ -49,8 +49,8 @@ class Check:
     fix: str = ""
 
 
-def checks(config: Config, live: bool = True) -> Iterator[Check]:
-    """Each check as it is done; `live` asks an openai teacher seven times or eight, for 16 tokens at most."""
+def checks(config: Config) -> Iterator[Check]:
+    """Each check as it is done; an openai teacher is asked seven times or eight, for 16 tokens at most."""
     yield python()
     yield packages("packages", "", "pip install --upgrade cotdistill")
     train = packages("train extra", "train", "pip install 'cotdistill[train]'")
@@ -58,7 +58,7 @@ def checks(config: Config, live: bool = True) -> Iterator[Check]:
     yield attempt("task", lambda: task(config), "Correct the task section of the config.")
     for section in config.all_teachers:
         name = f"teacher {section.name or section.model}" if config.teachers else "teacher"
-        look = partial(teacher, config, section, live)
+        look = partial(teacher, config, section)
         yield attempt(name, look, "Correct the teacher section of the config.")
     if (many := config.cluster) is not None:
         yield attempt("cluster", lambda: cluster(config, many), "Correct the cluster section of the config.")
@@ -134,7 +134,7 @@ def task(config: Config) -> str:
     return f"{loaded.name}: {len(loaded.train)} train and {len(loaded.test)} test questions, {loaded.answer_type}"
 
 
-def teacher(config: Config, section: TeacherConfig, live: bool) -> str:
+def teacher(config: Config, section: TeacherConfig) -> str:
     if not any(METHODS[name].learns_rationale for name in config.evaluate.methods):
         return "not needed by evaluate.methods"
     if section.style == "human":
@@ -143,9 +143,6 @@ def teacher(config: Config, section: TeacherConfig, live: bool) -> str:
     backend = open_backend(section.model_copy(update={"mode": "live"}), config.limits)
     if not isinstance(backend, OpenAIBackend):
         return ", ".join(backend.identity.values())
-    where = f"{backend.model} at {backend.endpoint}"
-    if not live:
-        return f"{where}: not asked"
     found = probe(
         section.base_url, section.api_key.get_secret_value(), section.model, section.api, config.limits.timeout
     )
@@ -154,7 +151,7 @@ def teacher(config: Config, section: TeacherConfig, live: bool) -> str:
     except BackendError as error:
         raise BackendError(f"{str(error).splitlines()[0]}\n{advice(found, error, backend.model)}") from None
     server, *told = str(found).split("; ")
-    return f"{where}: " + "; ".join((f"{server}, {how}", *told))
+    return f"{backend.model} at {backend.endpoint}: " + "; ".join((f"{server}, {how}", *told))
 
 
 def advice(found: Found, error: BackendError, model: str) -> str:

@@ -103,7 +103,6 @@ def evaluate(
     scores: Sequence[Score],
     method: Method,
     seed: int | None = None,
-    seconds: float | None = None,
 ) -> Result:
     """The Result of one method over scored generations; errors are left out of n and counted.
 
@@ -127,8 +126,7 @@ def evaluate(
         {category: counts[category] for category in CATEGORIES},
         sum(s.lenient for s in answered) / n if n else 0.0,
         sum(tokens) / len(tokens) if tokens else 0.0,
-        seconds,
-        tuple(result_warnings(counts)),
+        warnings=tuple(result_warnings(counts)),
     )
 
 

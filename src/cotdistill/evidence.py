@@ -26,7 +26,7 @@ from cotdistill.errors import CotdistillError, DataError
 from cotdistill.evaluate import score
 from cotdistill.generate import first_params, read, second_params
 from cotdistill.jobs import Job, Until
-from cotdistill.measure import answers_of, result_of, sampling
+from cotdistill.measure import answers_of, asked_of, result_of, sampling
 from cotdistill.methods import HUMAN, Method
 from cotdistill.models import COMPLETE, EMBEDDED, model_identity
 from cotdistill.pages import identity_facts
@@ -38,7 +38,6 @@ from cotdistill.results.mistakes import Mistake, count, mistakes_of
 from cotdistill.runs import Run, label, measured_folder, read_json, students
 from cotdistill.shards import read_parts
 from cotdistill.students.train import fingerprint, trained_facts
-from cotdistill.tasks import without_exemplars
 
 MANIFEST = "manifest.json"
 RESULT = "result.json"
@@ -285,16 +284,11 @@ def predictions_agree(e: Evidence, method: Method, seed: int | None) -> str:
         number, question_id, what, stands, is_now = wrong[0]
         read_again = f"{what} is {_shown(stands)}, and read again {_shown(is_now)}"
         raise Differs(f"line {number} (question {question_id}): {read_again}{_and_more(wrong)}")
-    asked = [question.id for question in _questions(e, method)]
+    asked = [question.id for question in asked_of(e.this, method)]
     if list(dict.fromkeys(str(line["question_id"]) for _, line in lines)) != asked:
         raise Differs(f"it has not the {len(asked)} test questions, in their order")
     again_read = f"{len(lines):,} texts have the same verdict when they are read again"
     return f"{again_read}; {_compared(e, method, seed, [_generation(*line) for line in lines])}"
-
-
-def _questions(e: Evidence, method: Method) -> list[Question]:
-    questions = list(e.this.task.test)
-    return without_exemplars(questions, e.this.exemplars) if method.name == "few_shot_cot" else questions
 
 
 def _generation(number: int, line: Mapping[str, Any]) -> Generation:
@@ -316,7 +310,7 @@ def _compared(e: Evidence, method: Method, seed: int | None, written: Sequence[G
     identity = {**identity, "form": "chat" if e.config.student.format == "chat" else "completion"}
     first, samples = sampling(e.config.evaluate, method)
     job = Job(method, samples, Pool(identity, first), Pool(identity, second_params(method, first)))
-    stored = {_key(g): g for g in _stored(e, job, _questions(e, method))}
+    stored = {_key(g): g for g in _stored(e, job, asked_of(e.this, method))}
     if not stored:
         return f"not compared with a store: they are not in {e.store}"
     _same_texts(written, stored)

@@ -137,8 +137,7 @@ class _Asking:
         self.outbox: list[Row | Mark] = []  # for it
         self.unsaved = 0  # completions that are not on the disk
         self.most_in_flight = 0  # requests at once
-        self.per_sample = job.steps
-        self.done, self.total = 0, len(questions) * job.n * self.per_sample
+        self.done, self.total = 0, len(questions) * job.n * job.steps
         self.same = self.different = 0
 
     def run(self, backend: Backend) -> None:
@@ -212,7 +211,7 @@ class _Asking:
             prompt = (self.job.method.prompt(question),)
             key = self.job.first.key(prompt)
             if key in self.finished:
-                self.count(self.job.n * self.per_sample)
+                self.count(self.job.n * self.job.steps)
             elif key in self.busy:
                 self.later.append(position)
             else:
@@ -254,7 +253,7 @@ class _Asking:
             failed = any(c.finish_reason == "error" for c in (*work.texts.values(), *work.answers.values()))
             marked = 0 if failed else self.job.n
         self.outbox.append(Mark(self.job.id, work.key, marked))
-        self.count(self.job.n * self.per_sample - work.counted, work)
+        self.count(self.job.n * self.job.steps - work.counted, work)
         if len(work.texts) > 1 and self.job.first.sampling.temperature > 0:
             texts = [c.text for c in work.texts.values() if c.finish_reason != "error"]
             if len(texts) > 1:

@@ -29,12 +29,12 @@ from cotdistill.prices import price_of
 from cotdistill.records import Generation, Question, Score, to_json, write_jsonl
 from cotdistill.results.mistakes import KINDS, MEANINGS, MOST, Mistake
 from cotdistill.runs import label, open_run
+from cotdistill.stats import Z
 from cotdistill.store import Store
 
 # Of a TeacherConfig, what a judge has too.
 FIELDS = ("backend", "model", "base_url", "api_key", "api", "system", "store", "price", "max_tokens", "batch_size")
 NONE = "none"
-NOT_LABELS = ("unreadable", "failed")  # in place of a kind: what came was no label, or nothing came
 LABELS = (*KINDS, NONE)
 REPLY = re.compile(rf"^\W{{0,5}}kind\W{{1,5}}({'|'.join(LABELS)})\W{{0,5}}$", re.IGNORECASE | re.MULTILINE)
 MOST_REPLY = 5000  # characters of a reply that are read, the last
@@ -65,7 +65,10 @@ Prediction = tuple[Question, Generation, Score, tuple[Mistake, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One prediction by both: the kinds that the rules found, and the judge's: one of LABELS or NOT_LABELS."""
+    """One prediction by both: the kinds that the rules found, and the judge's, which is one of LABELS.
+
+    Or "unreadable", where what came was no label, or "failed", where nothing came.
+    """
 
     question_id: str
     index: int
@@ -235,7 +238,7 @@ def kappa(pairs: Sequence[tuple[object, object]]) -> tuple[float, float, float]:
     )
     other = sum(p * (second[a] + first[b]) ** 2 for (a, b), p in shares.items() if a != b)
     variance = (same + (1 - observed) ** 2 * other - spread) / (n * (1 - expected) ** 4)
-    value, width = (observed - expected) / (1 - expected), 1.959964 * math.sqrt(max(variance, 0))
+    value, width = (observed - expected) / (1 - expected), Z * math.sqrt(max(variance, 0))
     return value, max(-1.0, value - width), min(1.0, value + width)
 
 

@@ -28,6 +28,7 @@ import platformdirs
 from filelock import FileLock
 from jinja2 import TemplateError
 
+from cotdistill.completions import messages
 from cotdistill.errors import BackendError, ConfigError, missing_extra
 from cotdistill.four_bit import how_to_load, keep_rounded_once, need_bitsandbytes
 from cotdistill.progress import say
@@ -219,11 +220,10 @@ def chat_text(tokenizer: Any, turns: Sequence[str], system: str = "") -> str:
             f"the model {tokenizer.name_or_path!r} has no chat template.\n"
             "Use student.format=paper; for a teacher, teacher.api=completions."
         )
-    messages = [{"role": "system", "content": system}] if system else []
-    messages += [{"role": "assistant" if i % 2 else "user", "content": turn} for i, turn in enumerate(turns)]
     to_write = len(turns) % 2 == 1
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=to_write))
+        chat = messages(turns, system)
+        return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=to_write))
     except TemplateError as error:  # such as: no system message
         raise BackendError(f"the chat template of {tokenizer.name_or_path!r} refuses these turns: {error}") from None
 

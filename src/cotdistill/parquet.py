@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
+from cotdistill.chunks import groups, pieces
 from cotdistill.completions import KEY_BYTES, Completion, pool_of, turns_text
 from cotdistill.errors import DataError, missing_extra
 from cotdistill.schema import checksum_of
@@ -35,8 +35,6 @@ FORM: dict[str, Any] = {
 ROWS_AT_ONCE = 512
 GROUP_BYTES = 4 * 2**20  # of text in a row group, which a reader holds of each file
 FILES_AT_ONCE = 64
-
-T = TypeVar("T")
 
 
 def record(row: Row, now: float) -> Record:
@@ -84,20 +82,6 @@ def write(file: Path | IO[bytes], records: Iterable[Record], metadata: Mapping[s
             out.write_table(pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema))
 
 
-def groups(items: Iterable[T], size_of: Callable[[T], int], most: int) -> Iterator[list[T]]:
-    """Some at a time, as many as come to `most`."""
-    group: list[T] = []
-    size = 0
-    for one in items:
-        group.append(one)
-        size += size_of(one)
-        if size >= most:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
-
-
 def read(path: Path) -> Iterator[Record]:
     """The records of a file, holding a row group. Raises `DataError` if it is no Parquet, or of other columns."""
     pa = arrow()
@@ -135,12 +119,6 @@ def once(records: Iterable[Record]) -> Iterator[Record]:
             yield one
         elif one[:2] < last:
             raise DataError(f"the completions are not sorted at key {one[0].hex()}: not a part of a store.")
-
-
-def pieces(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while piece := list(islice(iterator, size)):
-        yield piece
 
 
 def arrow() -> Any:

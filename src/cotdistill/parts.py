@@ -14,11 +14,9 @@ may be there twice over: of each completion that which was stored first is read.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
-import os
 import sqlite3
 import tempfile
 import time
@@ -30,9 +28,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+from filelock import FileLock, Timeout
+
+from cotdistill.chunks import groups, pieces
 from cotdistill.errors import ConfigError, DataError
 from cotdistill.objects import Files
-from cotdistill.parquet import Record, groups, merged, once, pieces, record, row_of, write
+from cotdistill.parquet import Record, merged, once, record, row_of, write
 from cotdistill.store import Mark, Row, Store
 
 FORMAT, VERSION = "cotdistill parts", 1
@@ -256,7 +257,14 @@ class ShardStore(Store):
         scratch.mkdir(parents=True, exist_ok=True)
         name = hashlib.sha256(f"{parts.files.url} {parts.files.path('')}".encode()).hexdigest()[:8]
         path = scratch / f"{name}-{shard:05}.sqlite"
-        self._alone = held_alone(path.with_suffix(".lock"), f"{parts.url}/{shard:05}")
+        self._alone = FileLock(path.with_suffix(".lock"))
+        try:
+            self._alone.acquire(timeout=0)
+        except Timeout:
+            raise DataError(
+                f"{parts.url}/{shard:05}: another process of this machine is at this shard ({self._alone.lock_file}).\n"
+                "Wait for it, or end it."
+            ) from None
         try:
             self.path = path
             remove_store(path)  # of a worker that was killed
@@ -269,29 +277,15 @@ class ShardStore(Store):
 
     def close(self) -> None:
         """Close and remove the scratch file; every completion is in the parts."""
-        if self._alone >= 0:
+        if self._alone.is_locked:
             if "_db" in self.__dict__:
                 super().close()
             remove_store(self.path)
-            os.close(self._alone)
-            self._alone = -1
+            self._alone.release()
 
     def _commit(self, db: sqlite3.Connection, items: Sequence[Row | Mark]) -> None:
         self.parts.write(self.shard, items)
         super()._commit(db, items)
-
-
-def held_alone(path: Path, what: str) -> int:
-    """A lock file, open and locked for as long as its process lives."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise DataError(
-            f"{what}: another process of this machine is at this shard ({path}).\nWait for it, or end it."
-        ) from None
-    return handle
 
 
 def remove_store(path: Path) -> None:

@@ -24,8 +24,7 @@ from cotdistill.curate import Curated, answer_pairs, curate, without_leaked
 from cotdistill.errors import BudgetReached, ConfigError
 from cotdistill.evaluate import count_right
 from cotdistill.measure import measure
-from cotdistill.methods import HUMAN, Method, methods
-from cotdistill.models import is_seq2seq
+from cotdistill.methods import HUMAN, Method
 from cotdistill.pages import write_page
 from cotdistill.plan import Plan, make_plan
 from cotdistill.records import Generation, Pair, Question, write_jsonl
@@ -115,14 +114,7 @@ def plan_teachers(config: Config, pilot: int = 0) -> list[Plan]:
         if some:
             ask_teachers(this.teachers, some, this.store, this.right)
         return [
-            make_plan(
-                teacher.name,
-                teacher.job(this.right),
-                questions,
-                this.store,
-                teacher.price,
-                lambda question, generation: this.right(question, generation) is not None,
-            )
+            make_plan(teacher.name, teacher.job(this.right), questions, this.store, teacher.price, this.right)
             for teacher in this.teachers
         ]
 
@@ -136,13 +128,11 @@ def human_rationale(question: Question) -> Generation:
 
 def curate_generations(this: Run, pairs: Path) -> Curated:
     """The generations of generations.jsonl that are right, as `pairs`."""
-    student = this.config.student
-    form = methods(student.format, is_seq2seq(student.model), rationale=student.rationale)
     return curate(
         this.folder / "generations.jsonl",
         this.task.train,
         this.teacher_method,
-        form["fine_tune_cot"],
+        this.known_methods["fine_tune_cot"],
         this.answer_type,
         this.config.curate,
         pairs=pairs,

@@ -62,17 +62,16 @@ def make_plan(
     questions: Sequence[Question],
     store: Store,
     price: Price | None,
-    right: Callable[[Question, Generation], bool],
+    right: Callable[[Question, Generation], str | None],
 ) -> Plan:
     """What is missing of a job, and what it will cost; asks for nothing."""
     by_id = {question.id: question for question in questions}
     pilot = [
-        [(g.prompt_tokens, g.completion_tokens, right(by_id[g.question_id], g)) for g in group]
+        [(g.prompt_tokens, g.completion_tokens, right(by_id[g.question_id], g) is not None) for g in group]
         for _, group in groupby(_answered(job, questions, store), key=lambda g: g.question_id)
     ]
     stored = sum(map(len, pilot))
     missing = len(questions) * job.n - stored
-    per_sample = 2 if job.cue else 1
     share = None
     if pilot:
         prompt = _mean([[tokens for tokens, *_ in group] for group in pilot])
@@ -83,7 +82,7 @@ def make_plan(
         most = job.first.sampling.max_tokens + (job.second.sampling.max_tokens if job.cue else 0)
         # The second prompt holds the first and what it brought.
         repeated = job.first.sampling.max_tokens if job.cue else 0
-        prompt = Estimate(math.ceil(length / BYTES_A_TOKEN) * per_sample + repeated)
+        prompt = Estimate(math.ceil(length / BYTES_A_TOKEN) * job.steps + repeated)
         written = Estimate(most)
     usd = None
     if price is not None:
@@ -97,7 +96,7 @@ def make_plan(
         len(questions),
         stored,
         missing,
-        missing * per_sample,
+        missing * job.steps,
         len(pilot),
         prompt.times(missing),
         written.times(missing),

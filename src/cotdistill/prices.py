@@ -5,8 +5,7 @@ from __future__ import annotations
 from cotdistill.budget import Price
 from cotdistill.config import TeacherConfig
 
-DATED = "2026-03"
-# US dollars for a million tokens, input and output, as of DATED: https://platform.openai.com/docs/pricing.
+# US dollars for a million tokens, input and output, as of March 2026: https://platform.openai.com/docs/pricing.
 PRICES = {
     "gpt-5": Price(1.25, 10.0),
     "gpt-5-mini": Price(0.25, 2.0),

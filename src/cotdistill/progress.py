@@ -45,7 +45,7 @@ def stage(name: str, unit: str) -> Iterator[Advance]:
     with _bar(name, unit) if console.is_terminal else _lines(name, unit) as advance:
         yield advance
     if (seconds := time.monotonic() - started) > 1:
-        say(f"{name}: done in {_clock(seconds)}")
+        say(f"{name}: done in {clock(seconds)}")
 
 
 @contextmanager
@@ -91,7 +91,7 @@ def _lines(name: str, unit: str) -> Iterator[Advance]:
         said, finished = now, done == total
         began, before = first[0]
         left = (now - began) / (done - before) * (total - done) if done > before else 0.0
-        say(f"{name}: {done} of {total} {unit}, {_rate(first[0], done)}, {_clock(left)} left")
+        say(f"{name}: {done} of {total} {unit}, {_rate(first[0], done)}, {clock(left)} left")
 
     yield advance
 
@@ -102,5 +102,6 @@ def _rate(first: tuple[float, int], done: int) -> str:
     return f"{(done - before) / seconds:.2g} a second" if seconds > 0.5 and done > before else "..."
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Minutes and seconds, as 2:05."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -13,10 +13,11 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar
 
+import msgspec
 import orjson
 
 from cotdistill.errors import DataError
@@ -198,11 +199,11 @@ def write_atomic(path: Path, data: str | bytes) -> None:
 
 def to_line(record: Any) -> bytes:
     """A record as one line of JSON."""
+    value = record.to_json() if isinstance(record, Pair) else record
     try:
-        value = record.to_json() if isinstance(record, Pair) else record
         return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
     except orjson.JSONEncodeError:  # half a surrogate pair, which UTF-8 cannot hold
-        return json.dumps(to_json(record)).encode() + b"\n"
+        return json.dumps(value, default=asdict).encode() + b"\n"
 
 
 def from_line(line: bytes) -> Any:
@@ -225,33 +226,35 @@ def iter_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises `DataError` that names the file and line for anything that is not a JSON object.
     """
     try:
-        # Split on \n alone: str.splitlines would break a record at U+2028, which JSON allows.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        # Split on \n alone: at U+2028, which JSON allows, a record would break.
+        with path.open(encoding="utf-8-sig", newline="\n") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield number, _object(line.removesuffix("\n"), f"{path}, line {number}")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. Check the path, or where you run from.") from None
     except (UnicodeDecodeError, OSError) as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 10,000 brackets
-            raise DataError(f"{path}, line {number}: not valid JSON ({error}). Fix or remove the line.") from None
-        if not isinstance(value, dict):
-            raise DataError(f"{path}, line {number}: a JSON object was expected, not {line[:40]!r}.")
-        yield number, value
+
+
+def _object(line: str, place: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 10,000 brackets
+        raise DataError(f"{place}: not valid JSON ({error}). Fix or remove the line.") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{place}: a JSON object was expected, not {line[:40]!r}.")
+    return value
 
 
 def read_jsonl(path: Path, record: type[Record]) -> list[Record]:
-    """Read the records that `write_jsonl` wrote; keys the record does not have are ignored."""
-    names = {f.name for f in fields(record)}
-    records = []
-    for number, value in iter_json_lines(path):
-        try:
-            if "choices" in value:
-                value["choices"] = tuple(value["choices"])
-            records.append(record(**{k: v for k, v in value.items() if k in names}))
-        except TypeError as error:
-            raise DataError(f"{path}, line {number}: not a {record.__name__} ({error}).") from None
-    return records
+    """Read the records that `write_jsonl` wrote."""
+    return [record_of(value, record, f"{path}, line {number}") for number, value in iter_json_lines(path)]
+
+
+def record_of(value: object, record: type[Record], place: str) -> Record:
+    """The record that JSON read at a `place` is; keys that it does not have are ignored."""
+    try:
+        return msgspec.convert(value, record)
+    except msgspec.ValidationError as error:
+        raise DataError(f"{place}: not a {record.__name__} ({error}).") from None

@@ -26,12 +26,11 @@ import numpy
 from cotdistill import curate
 from cotdistill.backends import Backend
 from cotdistill.choice import Part
-from cotdistill.chunks import batches
+from cotdistill.chunks import ROWS, groups, pieces
 from cotdistill.completions import Completion, Request, canonical, hash_of
 from cotdistill.errors import CotdistillError, DataError
 from cotdistill.generate import ask
 from cotdistill.jobs import Job, Work, finished
-from cotdistill.parquet import groups
 from cotdistill.parts import Parts, ShardStore
 from cotdistill.records import Generation, Question, to_line
 from cotdistill.store import Row, Store
@@ -224,7 +223,7 @@ def _by_position(shard: Shard, generations: Iterator[Generation]) -> Iterator[tu
 
 def _curated(position: int, group: Iterator[Generation], job: curate.Job) -> Iterator[Lines]:
     """A question that is larger than a chunk goes on from one to the next."""
-    chunks = batches(group)
+    chunks = pieces(group, ROWS)
     some = next(chunks)
     for sequence, following in enumerate(chain(chunks, [[]])):
         part = job(some, cut=bool(sequence or following))

@@ -13,12 +13,13 @@ from typing import Any
 
 import yaml
 
+from cotdistill.config_file import shown
 from cotdistill.errors import ConfigError, DataError
-from cotdistill.records import Question
-from cotdistill.tasks import readable
 from cotdistill.tasks.files import READERS
+from cotdistill.tasks.task import guess_answer_type
 
 ROWS = 1000  # looked at, at most
+MOST_SHOWN = 80  # characters, on one line: a comment must not end early
 QUESTION_NAMES = ("question", "problem", "input", "prompt", "text")
 ANSWER_NAMES = ("answer", "label", "target", "gold", "output")
 CHOICES_NAMES = ("choices", "options")
@@ -98,7 +99,7 @@ def starter_config(data: Path) -> str:
     answer = answer or next(c for c in by_length if c != question)
     choices = next((c for c in rows[0] if c.casefold() in CHOICES_NAMES and _are_options(rows[0][c])), None)
     return TEMPLATE.format(
-        file=_shown(data.name),
+        file=shown(data.name, MOST_SHOWN),
         name=re.sub(r"[^A-Za-z0-9._-]+", "-", data.stem).strip("-._")[:100] or "my-questions",
         data=_yaml(str(data)),
         question=_yaml(question),
@@ -106,21 +107,20 @@ def starter_config(data: Path) -> str:
         question_note=notes[0],
         answer_note=notes[1],
         choices=f"  choices: {_yaml(choices)}  # column of the options\n" if choices else "",
-        answer_type="choice" if choices else guess_answer_type([row.get(answer) for row in rows]),
+        answer_type="choice" if choices else answer_type_of([row.get(answer) for row in rows]),
         rows=len(rows),
     )
 
 
-def guess_answer_type(answers: Sequence[Any]) -> str:
+def answer_type_of(answers: Sequence[Any]) -> str:
     """The answer type that all of the known `answers`, texts or numbers, fit."""
     given = [answer for answer in answers if answer not in (None, "")]
     if given and all(isinstance(answer, bool) for answer in given):
         return "yes_no"  # a JSON true is read as yes
     texts = [str(answer).strip() for answer in given]
-    for answer_type in ("number", "yes_no"):
-        if all(readable(answer_type, Question("", text, text)) for text in texts):
-            return answer_type
-    return "choice" if all(re.fullmatch(r"\(?[A-Ea-e][).]?", text) for text in texts) else "text"
+    guess = guess_answer_type(texts)
+    letters = guess == "text" and all(re.fullmatch(r"\(?[A-Ea-e][).]?", text) for text in texts)
+    return "choice" if letters else guess
 
 
 def _named(columns: Sequence[str], names: Sequence[str]) -> str | None:
@@ -142,13 +142,7 @@ def _are_options(value: Any) -> bool:
 
 
 def _listed(columns: Sequence[str]) -> str:
-    return _shown(", ".join(columns)) or "none"
-
-
-def _shown(text: str) -> str:
-    """On one line and not long: a comment must not end early."""
-    text = "".join(c if c.isprintable() else " " for c in text)
-    return text if len(text) <= 80 else text[:80] + "..."
+    return shown(", ".join(columns), MOST_SHOWN) or "none"
 
 
 def _yaml(text: str) -> str:

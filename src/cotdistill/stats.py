@@ -44,7 +44,7 @@ def mean_interval(groups: Sequence[Sequence[float]]) -> tuple[float, float, floa
     Sampling Techniques, chapter 9); endless bounds where there is one group.
     """
     mean, variance = _clustered(groups)
-    spread = math.sqrt(variance) * _t(len(groups) - 1) if len(groups) > 1 else math.inf
+    spread = math.sqrt(variance) * student_t(len(groups) - 1) if len(groups) > 1 else math.inf
     return mean, mean - spread, mean + spread
 
 
@@ -76,10 +76,11 @@ def _share(mean: float, variance: float, freedom: float, groups: int, values: in
     most = mean * (1 - mean)
     # All alike: as many as groups, for the values of one group may say the same.
     effective = min(most / variance, values) if variance > ROUNDING and most > ROUNDING else groups
-    return wilson(mean * effective, effective, _t(freedom))
+    return wilson(mean * effective, effective, student_t(freedom))
 
 
-def _t(freedom: float) -> float:
+def student_t(freedom: float) -> float:
+    """The 0.975 quantile of Student's t."""
     from scipy.special import stdtrit  # scipy.stats takes 0.8 s to import
 
     return float(stdtrit(freedom, 1 - ALPHA / 2))
@@ -143,7 +144,7 @@ def mcnemar(a_only: int, b_only: int) -> float:
     return float(binomtest(a_only, a_only + b_only).pvalue) if a_only + b_only else 1.0
 
 
-def bootstrap_difference(differences: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
+def bootstrap_difference(differences: NDArray[np.float64]) -> tuple[float, float]:
     """The 95% percentile bootstrap of a mean of paired differences, each from -1 to 1, over questions.
 
     Two questions more are drawn from, of which each side wins one: else few differences, or none, would make
@@ -152,7 +153,7 @@ def bootstrap_difference(differences: NDArray[np.float64], seed: int = 0) -> tup
     """
     values, counts = np.unique(np.append(differences, [1.0, -1.0]), return_counts=True)
     n = int(counts.sum())
-    drawn = np.random.default_rng(seed).multinomial(n, counts / n, RESAMPLES)
+    drawn = np.random.default_rng(0).multinomial(n, counts / n, RESAMPLES)
     low, high = np.quantile(drawn @ values / n, [ALPHA / 2, 1 - ALPHA / 2])
     mean = float(differences.mean())
     return min(float(low), mean), max(float(high), mean)
@@ -170,7 +171,7 @@ def seeds_difference(a: Scores, b: Scores) -> tuple[float, float, float, float]:
     difference = float(paired.mean())
     questions = _of_questions(np.append(paired, [1.0, -1.0]))
     variance, freedom = _satterthwaite([questions, _of_seeds(a), _of_seeds(b)])
-    half = _t(freedom) * math.sqrt(variance)
+    half = student_t(freedom) * math.sqrt(variance)
     from scipy.special import stdtr
 
     p = 2 * float(stdtr(freedom, -abs(difference) / math.sqrt(variance)))

@@ -37,7 +37,6 @@ from cotdistill.schema import checksum_of, connect, open_store, open_to_read
 
 KEYS_A_QUERY = (1, 8, 32, 256)
 ITEMS_A_COMMIT = 256
-GATHER_SECONDS = 0.02  # between commits: a kill loses what came in that time, besides what was in flight
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # as over NFS without its lock daemon
 BATCHES_WAITING = 256  # for the disk, before whoever brings more has to wait as well
 
@@ -67,7 +66,7 @@ class Store:
     Raises `DataError` if the file is not a store, is damaged, or is of a newer version.
     """
 
-    gather: float | None = None  # seconds between commits; None: GATHER_SECONDS
+    gather = 0.02  # seconds between commits: a kill loses what came in that time, besides what was in flight
 
     def __init__(self, path: Path, read_only: bool = False) -> None:
         self.path = path
@@ -197,7 +196,6 @@ class Store:
         """
         queue: SimpleQueue[Sequence[Row | Mark] | None] = SimpleQueue()
         failed: list[BaseException] = []
-        gather = GATHER_SECONDS if self.gather is None else self.gather
 
         def work() -> None:
             try:
@@ -211,7 +209,7 @@ class Store:
                             batch += items
                         self._commit(db, batch)
                         committed(batch)
-                        until = time.monotonic() + gather
+                        until = time.monotonic() + self.gather
                         if items is not None:
                             items = queue.get()
             except BaseException as error:  # noqa: BLE001 - raised where the rows come from

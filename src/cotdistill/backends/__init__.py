@@ -59,30 +59,11 @@ def open_backend(
         from cotdistill.backends.transformers import TransformersBackend
 
         return TransformersBackend(teacher.model, teacher.api == "chat", teacher.system, teacher.batch_size)
+    how = teacher.api_key.get_secret_value(), teacher.api, teacher.system, limits, budget, price
     if teacher.mode == "batch":
         from cotdistill.backends.batch import BatchBackend
 
-        return BatchBackend(
-            teacher.model,
-            teacher.base_url,
-            journal,
-            teacher.api_key.get_secret_value(),
-            teacher.api,
-            teacher.system,
-            limits.timeout,
-            limits.retries,
-            budget=budget,
-            price=price,
-        )
+        return BatchBackend(teacher.model, teacher.base_url, journal, *how)
     from cotdistill.backends.openai import OpenAIBackend
 
-    return OpenAIBackend(
-        teacher.model,
-        teacher.base_url,
-        teacher.api_key.get_secret_value(),
-        teacher.api,
-        teacher.system,
-        limits,
-        budget,
-        price,
-    )
+    return OpenAIBackend(teacher.model, teacher.base_url, *how)

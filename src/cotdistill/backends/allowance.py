@@ -23,16 +23,12 @@ class Allowance:
         self.promised = NOTHING  # to the second prompts after those in flight
         self.redeemed = NOTHING  # of that: their texts have come, and they are on their way
 
-    def most(self, prompt_bytes: int, tokens: int) -> Amount:
-        """The most that a request can cost: a token is a byte at least."""
-        return Amount(1, prompt_bytes + tokens, self.price.of(prompt_bytes, tokens))
-
     def later(self, request: Request, samples: Sequence[int]) -> Amount:
         """The most that the second prompts after a first may cost, about."""
         if not request.follow_up or self.budget.most is ENDLESS:
             return NOTHING
         size = REQUEST_BYTES + len(request.prompt[0]) + TOKEN_BYTES * request.params.max_tokens
-        return NOTHING.plus(self.most(size, request.follow_up), len(samples))
+        return NOTHING.plus(self.price.most(size, request.follow_up), len(samples))
 
     def start(self, request: Request) -> None:
         """A second prompt is about to be asked: it has its promise until it takes it."""
@@ -70,4 +66,4 @@ class Allowance:
             self.promised = self.promised.plus(later, -1)
 
     def _own(self, request: Request) -> Amount:
-        return self.most(REQUEST_BYTES + sum(map(len, request.prompt)), request.params.max_tokens)
+        return self.price.most(REQUEST_BYTES + sum(map(len, request.prompt)), request.params.max_tokens)

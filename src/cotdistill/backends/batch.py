@@ -21,14 +21,15 @@ from cotdistill.backends.loops import own_loop
 from cotdistill.backends.remote import Api, Remote
 from cotdistill.budget import Budget, Price
 from cotdistill.completions import Request
+from cotdistill.config import LimitsConfig
 from cotdistill.progress import say
 
 
 class BatchBackend(Remote):
     """A model behind a batch API, its batches noted in the file `journal`.
 
-    `timeout` and `retries` are those of one call, `poll_seconds` the first wait for a batch, which grows
-    to a minute; a batch has up to `max_requests` lines and `max_bytes`. Where the budget is reached, what
+    The timeout and the retries of `limits` are those of one call, `poll_seconds` is the first wait for a batch, which
+    grows to a minute; a batch has up to `max_requests` lines and `max_bytes`. Where the budget is reached, what
     is submitted by then is still waited for. Raises what `BatchServer` does.
     """
 
@@ -40,14 +41,13 @@ class BatchBackend(Remote):
         api_key: str = "",
         api: Api = "chat",
         system: str = "",
-        timeout: float = 120,
-        retries: int = 6,
+        limits: LimitsConfig = LimitsConfig(),  # noqa: B008 - frozen
+        budget: Budget | None = None,
+        price: Price | None = None,
         *,
         poll_seconds: float = 1.0,
         max_requests: int = 50_000,
         max_bytes: int = 200_000_000,
-        budget: Budget | None = None,
-        price: Price | None = None,
     ) -> None:
         super().__init__(model, base_url, api_key, api, system, budget, price)
         self.url = f"/v1{self.path}"  # as it stands in a batch, whatever the address of the server
@@ -55,7 +55,7 @@ class BatchBackend(Remote):
         self.poll_seconds = poll_seconds
         self.max_requests = max_requests
         self.max_bytes = max_bytes
-        self.server = BatchServer(base_url, api_key, timeout, retries)
+        self.server = BatchServer(base_url, api_key, limits)
 
     def generate(self, requests: Iterator[Request | None]) -> Generator[Answer, None, None]:
         """Close the generator, or kill the process, to leave at once: the journal has what is to be had."""

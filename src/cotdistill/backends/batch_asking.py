@@ -119,13 +119,9 @@ class Asking:
     def hold_again(self, custom_id: str) -> None:
         """An earlier run held it, and that run's budget counts it at its most until it is settled."""
         wanted = self.wanted[custom_id]
-        wanted.held = self.most(wanted.request, len(self.line(custom_id, wanted)))
+        size = len(self.line(custom_id, wanted))
+        wanted.held = self.backend.price.most(size, wanted.request.params.max_tokens)
         self.budget.take_up(wanted.held)
-
-    def most(self, request: Request, size: int) -> Amount:
-        """What a line of so many bytes can cost: a token is a byte at least."""
-        tokens = request.params.max_tokens
-        return Amount(1, size + tokens, self.backend.price.of(size, tokens))
 
     def wait_for(self, entry: Entry) -> None:
         self.open[entry.nonce] = entry
@@ -164,7 +160,7 @@ class Asking:
                 continue
             if size + len(asking) > self.backend.max_bytes:
                 break
-            most = self.most(wanted.request, len(asking))
+            most = self.backend.price.most(len(asking), wanted.request.params.max_tokens)
             try:
                 if not self.budget.reserve(most):  # there may be room when a batch has ended
                     break

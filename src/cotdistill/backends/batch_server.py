@@ -1,6 +1,6 @@
 """The files and batches endpoints of an OpenAI-compatible server.
 
-    server = BatchServer("https://api.openai.com/v1", key)
+    server = BatchServer("https://api.openai.com/v1", key, LimitsConfig())
     file_id = await server.upload(file)
     batch = await server.create(file_id, "/v1/chat/completions", nonce)
     async for lines in server.lines(batch["output_file_id"]): ...
@@ -34,6 +34,7 @@ from cotdistill.backends.wire import (
     refusal,
     retry_after,
 )
+from cotdistill.config import LimitsConfig
 from cotdistill.errors import BackendError
 
 MAX_LINE_BYTES = 16 * 2**20
@@ -59,16 +60,15 @@ class Refused(BackendError):
 
 
 class BatchServer:
-    """Its calls; `timeout` in seconds for one attempt, of a file for one that does not move.
+    """Its calls; `limits.timeout` is for one attempt, of a file for one that does not move.
 
     Raises `ConfigError` for a `base_url` or key that cannot work, and `BackendError` for a key that
     would cross a network in the clear.
     """
 
-    def __init__(self, base_url: str, api_key: str = "", timeout: float = 120, retries: int = 6) -> None:
+    def __init__(self, base_url: str, api_key: str, limits: LimitsConfig) -> None:
         self.base_url = base_url.rstrip("/")
-        self.timeout = timeout
-        self.retries = retries
+        self.timeout, self.retries = limits.timeout, limits.retries
         self._api_key = checked_key(api_key, base_url)
         self._reached = False  # any reply has come
         self._silent = 0  # looks at a batch in a row that brought no reply

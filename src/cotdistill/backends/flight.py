@@ -231,7 +231,7 @@ class Flight:
         fields = self.dialect.fields(request, samples)
         content = orjson.dumps(fields)
         wanted = request.params.max_tokens * len(samples)
-        most, later = self.allowance.most(len(content), wanted), self.allowance.later(request, samples)
+        most, later = self.backend.price.most(len(content), wanted), self.allowance.later(request, samples)
         likely = len(content) // 4 + wanted
         sent = await self.leave(request, most, later, likely)
         if sent is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol, TypeVar
 
@@ -22,20 +22,21 @@ class Run(Protocol):
 def own_loop(keep_interrupts: bool = False) -> Iterator[tuple[asyncio.AbstractEventLoop, Run]]:
     """A new loop, and a function that runs a coroutine in it to its end; closed with the block.
 
-    With `keep_interrupts` a Ctrl-C in the main thread ends the run that is on, or that comes next, and a second one
-    whatever there is: raised wherever Python just is, a KeyboardInterrupt is lost where that is a finalizer.
+    With `keep_interrupts` a first Ctrl-C ends the run that is on, or that comes next: raised wherever Python just is,
+    a KeyboardInterrupt is lost where that is a finalizer.
     """
     loop = _new_loop()
-    with _Interrupts(loop) if keep_interrupts else nullcontext() as interrupts:
+    interrupts = _Interrupts(loop)
 
-        def run(work: Coroutine[Any, Any, T]) -> T:
-            outer = asyncio._get_running_loop()  # the caller's, as in a notebook
-            asyncio._set_running_loop(None)
-            try:
-                return interrupts.run(work) if interrupts else loop.run_until_complete(work)
-            finally:
-                asyncio._set_running_loop(outer)
+    def run(work: Coroutine[Any, Any, T]) -> T:
+        outer = asyncio._get_running_loop()  # the caller's, as in a notebook
+        asyncio._set_running_loop(None)
+        try:
+            return interrupts.run(work) if keep_interrupts else loop.run_until_complete(work)
+        finally:
+            asyncio._set_running_loop(outer)
 
+    with first_interrupt(interrupts.press) if keep_interrupts else nullcontext():
         try:
             yield loop, run
         finally:
@@ -44,51 +45,55 @@ def own_loop(keep_interrupts: bool = False) -> Iterator[tuple[asyncio.AbstractEv
             loop.close()
 
 
+@contextmanager
+def first_interrupt(stop: Callable[[], None]) -> Iterator[None]:
+    """The first Ctrl-C calls `stop`; the next one is a KeyboardInterrupt. Where it is ignored, as in a script's
+    background command, it stays so."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+
+    def handle(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        stop()
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is handle:
+            signal.signal(signal.SIGINT, before)
+
+
 class _Interrupts:
-    """Ctrl-C, while it is kept for a loop: the first is raised by `run`, once."""
+    """A Ctrl-C that is kept for a loop, until `run` raises it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.pressed = self.raised = False
+        self.due = False
         self.task: asyncio.Task[Any] | None = None
 
-    def __enter__(self) -> _Interrupts | None:
-        in_main = threading.current_thread() is threading.main_thread()
-        if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-            return None  # somebody else sees to it
-        signal.signal(signal.SIGINT, self.press)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        # A bound method is made anew each time, so it is equal and not the same.
-        if signal.getsignal(signal.SIGINT) == self.press:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def press(self, number: int, frame: object) -> None:
-        if self.pressed:
-            raise KeyboardInterrupt
-        self.pressed = True
+    def press(self) -> None:
+        self.due = True
         if self.task:
             self.loop.call_soon_threadsafe(self.task.cancel)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         self.task = self.loop.create_task(work)
-        if self._due():
+        if self.due:
             self.task.cancel()
         try:
             result: T = self.loop.run_until_complete(self.task)
         except asyncio.CancelledError:
-            if not self._due():
+            if not self.due:
                 raise
         finally:
             self.task = None
-        if self._due():
-            self.raised = True
+        if self.due:
+            self.due = False
             raise KeyboardInterrupt
         return result
-
-    def _due(self) -> bool:
-        return self.pressed and not self.raised
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

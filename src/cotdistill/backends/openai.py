@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import copy
 import gc
-import signal
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
 from cotdistill.backends.flight import SOME, Flight, Result
-from cotdistill.backends.loops import own_loop
+from cotdistill.backends.loops import first_interrupt, own_loop
 from cotdistill.backends.remote import Api, Remote
 from cotdistill.backends.wire import EMPTY
 from cotdistill.budget import Budget, Price
@@ -79,26 +77,6 @@ class OpenAIBackend(Remote):
                         raise self.budget.reached(flight.spent)
             finally:
                 run(flight.close())
-
-
-@contextmanager
-def first_interrupt(stop: Callable[[], None]) -> Iterator[None]:
-    """The first Ctrl-C calls `stop`; the next one is a KeyboardInterrupt."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def handle(number: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, before)
-        stop()
-
-    signal.signal(signal.SIGINT, handle)
-    try:
-        yield
-    finally:
-        if signal.getsignal(signal.SIGINT) is handle:
-            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -116,29 +116,16 @@ class TransformersBackend:
 
     def run_batch(self, prompts: list[list[int]], max_tokens: int, **options: Any) -> list[list[int]]:
         """The tokens of one batch, run until its last text ends, by `generate` of transformers with `options`."""
-        import torch
-
-        model, pad = self.loaded.model, self.loaded.pad_id
-        width = max(map(len, prompts))
-
-        def padded(row: list[int], fill: int) -> list[int]:
-            filler = [fill] * (width - len(row))
-            return row + filler if self.loaded.seq2seq else filler + row  # a causal model goes on from the last column
-
-        ids = torch.tensor([padded(p, pad) for p in prompts], device=model.device)
-        mask = torch.tensor([padded([1] * len(p), 0) for p in prompts], device=model.device)
-        with torch.inference_mode():
-            output = model.generate(
-                ids,
-                attention_mask=mask,
-                max_new_tokens=max_tokens,
-                do_sample=False,  # a logits processor has chosen
-                eos_token_id=self.loaded.eos_ids,
-                pad_token_id=pad,
-                **options,
-            )
-        # A causal model repeats the prompts; an encoder-decoder one begins with its decoder's start token.
-        return output[:, 1 if self.loaded.seq2seq else width :].tolist()  # type: ignore[no-any-return]
+        return generated(
+            self.loaded.model,
+            prompts,
+            self.loaded.pad_id,
+            max_new_tokens=max_tokens,
+            do_sample=False,  # a logits processor has chosen
+            eos_token_id=self.loaded.eos_ids,
+            pad_token_id=self.loaded.pad_id,
+            **options,
+        )
 
     def completion(self, row: list[int], prompt_tokens: int, params: SamplingParams) -> Completion:
         """What the tokens of a row say, up to its end or the first stop string."""
@@ -152,6 +139,24 @@ class TransformersBackend:
                 tokens.pop()
             return Completion(text[: min(cuts)], "stop", prompt_tokens, len(tokens))
         return Completion(text, "stop" if ends else "length", prompt_tokens, len(tokens) + bool(ends))
+
+
+def generated(model: Any, prompts: Sequence[list[int]], pad_id: int, **options: Any) -> list[list[int]]:
+    """The tokens that `generate` of transformers writes after each prompt, up to the end of the last text."""
+    import torch
+
+    width, seq2seq = max(map(len, prompts)), model.config.is_encoder_decoder
+
+    def padded(row: list[int], fill: int) -> list[int]:
+        filler = [fill] * (width - len(row))
+        return row + filler if seq2seq else filler + row  # a causal model goes on from the last column
+
+    ids = torch.tensor([padded(prompt, pad_id) for prompt in prompts], device=model.device)
+    mask = torch.tensor([padded([1] * len(prompt), 0) for prompt in prompts], device=model.device)
+    with torch.inference_mode():
+        output = model.generate(ids, attention_mask=mask, **options)
+    # A causal model repeats the prompts; an encoder-decoder one begins with its decoder's start token.
+    return output[:, 1 if seq2seq else width :].tolist()  # type: ignore[no-any-return]
 
 
 class SeededChoice:

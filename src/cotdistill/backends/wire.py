@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from cotdistill.completions import Completion, Request
+from cotdistill.completions import Completion, Request, messages
 from cotdistill.errors import BackendError, ConfigError
 from cotdistill.records import FinishReason
 
@@ -81,11 +81,7 @@ def body(request: Request, samples: Sequence[int], model: str, chat: bool, syste
     params = request.params
     body: dict[str, Any] = {"model": model, limit: params.max_tokens, "temperature": params.temperature}
     if chat:
-        messages = [{"role": "system", "content": system}] if system else []
-        messages += [
-            {"role": "assistant" if i % 2 else "user", "content": turn} for i, turn in enumerate(request.prompt)
-        ]
-        body["messages"] = messages
+        body["messages"] = messages(request.prompt, system)
     else:
         body["prompt"] = "".join(request.prompt)
     if params.stop:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cotdistill import progress
-from cotdistill.backends.transformers import TransformersBackend
+from cotdistill.backends.transformers import TransformersBackend, generated
 from cotdistill.completions import Completion, Request
 from cotdistill.errors import DataError
 from cotdistill.exports.job import Student
@@ -198,27 +198,14 @@ def greedy(name: str, model: Any, prompts: Sequence[list[int]], pad_id: int, **m
 
     `name` is what a person sees.
     """
-    import torch
-
     ends = more.get("eos_token_id", model.generation_config.eos_token_id)
     ends = {ends} if isinstance(ends, int) else {*(ends or ())}
-    seq2seq = model.config.is_encoder_decoder
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     written: dict[int, Written] = {}
     with progress.stage(f"export {name}", "texts") as advance:
         for start in range(0, len(order), AT_ONCE):
             batch = order[start : start + AT_ONCE]
-            width = max(len(prompts[i]) for i in batch)
-
-            def padded(row: list[int], fill: int, width: int = width) -> list[int]:
-                filler = [fill] * (width - len(row))
-                return row + filler if seq2seq else filler + row  # a causal model goes on from the last column
-
-            ids = torch.tensor([padded(prompts[i], pad_id) for i in batch])
-            mask = torch.tensor([padded([1] * len(prompts[i]), 0) for i in batch])
-            with torch.inference_mode():
-                output = model.generate(ids, attention_mask=mask, **more)
-            rows = output[:, 1 if seq2seq else width :].tolist()
+            rows = generated(model, [prompts[i] for i in batch], pad_id, **more)
             written |= {i: _until_end(row, ends) for i, row in zip(batch, rows, strict=True)}
             advance(len(written), len(prompts))
     return [written[i] for i in range(len(prompts))]

@@ -252,13 +252,16 @@ def check_file(trained: Trained, file: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RuntimeError, struct.error) as error:
         raise DataError(f"{file.name}: transformers cannot read it: {error}") from None
     trained.refuse_other_weights("transformers from GGUF", model)
-    ends: dict[str, Any] = {
-        "eos_token_id": _ends(file),
-        "pad_token_id": trained.loaded.pad_id,
-        "do_sample": False,
-    }
-    ends["max_new_tokens"] = trained.max_tokens
-    written = greedy(f"{trained.student.name}: the file", model, trained.asked, trained.loaded.pad_id, **ends)
+    written = greedy(
+        f"{trained.student.name}: the file",
+        model,
+        trained.asked,
+        trained.loaded.pad_id,
+        eos_token_id=_ends(file),
+        pad_token_id=trained.loaded.pad_id,
+        do_sample=False,
+        max_new_tokens=trained.max_tokens,
+    )
     found: dict[str, Any] = {"transformers": trained.compare("transformers from GGUF", written)}
     if llama_cpp.installed():
         found["llama.cpp"] = llama_cpp.check(trained, file)

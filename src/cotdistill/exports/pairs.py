@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from cotdistill.checksums import SUMS, read_sums
+from cotdistill.chunks import pieces
 from cotdistill.errors import DataError
 from cotdistill.exports.job import Job, Made
 from cotdistill.models import sha256
-from cotdistill.parquet import arrow, pieces
+from cotdistill.parquet import arrow
 from cotdistill.progress import say
-from cotdistill.records import Pair, from_line, to_json
+from cotdistill.records import Pair, iter_json_lines, record_of, to_json
 
 PAIRS = "pairs.jsonl"
 FEWEST = 10  # examples that OpenAI takes
@@ -39,7 +40,7 @@ def to_openai(job: Job) -> Made:
             line = json.dumps(example(source, number, row), ensure_ascii=False) + "\n"
             long += len(line.encode()) > LONG
             out.write(line)
-    _compare(source, file.name, (value for _, value in _lines(file)), example)
+    _compare(source, file.name, (value for _, value in iter_json_lines(file)), example)
     count, size = sum(1 for _ in rows(source)), file.stat().st_size
     if count < FEWEST or size > MOST_BYTES:
         raise DataError(
@@ -76,22 +77,12 @@ def to_parquet(job: Job) -> Made:
 
 def rows(source: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number, row) of pairs.jsonl. Raises `DataError` at a line that is no pair, or no UTF-8."""
-    for number, value in _lines(source):
+    for number, value in iter_json_lines(source):
         try:
-            pair = Pair(**{key: value[key] for key in ("question_id", "index", "prompt", "completion", "teacher")})
-            fits = isinstance(pair.index, int) and all(isinstance(v, str) for k, v in vars_of(pair) if k != "index")
             json.dumps(value, ensure_ascii=False).encode()
-        except (KeyError, TypeError):
-            fits = False
         except UnicodeEncodeError:
             raise DataError(f"{source}, line {number}: half a surrogate pair, which is no UTF-8.") from None
-        if not fits:
-            raise DataError(f"{source}, line {number}: not a pair. Do the run again.")
-        yield number, to_json(pair)
-
-
-def vars_of(pair: Pair) -> list[tuple[str, Any]]:
-    return [(name, getattr(pair, name)) for name in pair.__slots__]
+        yield number, to_json(record_of(value, Pair, f"{source}, line {number}"))
 
 
 def whole(source: Path, number: int, row: dict[str, Any]) -> dict[str, Any]:
@@ -115,16 +106,6 @@ def _source(job: Job) -> Path:
     if (folder / SUMS).is_file() and read_sums(folder)[0].get(PAIRS, "") != sha256(source):
         raise DataError(f"{source}: it is not as the run wrote it: its hash is another than in {SUMS}.")
     return source
-
-
-def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                value = from_line(line)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{file}, line {number}: not valid JSON ({error}).") from None
-            yield number, value
 
 
 def _compare(source: Path, name: str, read: Iterator[Any], form: Any) -> None:

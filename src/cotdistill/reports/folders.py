@@ -7,29 +7,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 from itertools import chain, groupby, islice
 from operator import attrgetter
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+import msgspec
 
 from cotdistill.chunks import generations_of, spans
 from cotdistill.config import Config
 from cotdistill.curate import Job, make_job
 from cotdistill.errors import CotdistillError, DataError
 from cotdistill.filters import leaked
-from cotdistill.methods import METHODS, methods
-from cotdistill.models import COMPLETE, is_seq2seq
-from cotdistill.records import Generation, Pair, Question, Result, Score, from_line, iter_json_lines
+from cotdistill.methods import METHODS
+from cotdistill.models import COMPLETE
+from cotdistill.records import Generation, Pair, Question, Result, Score, iter_json_lines, record_of
 from cotdistill.reports.inspector import TEACHER
 from cotdistill.reports.report import Page, Rationale
 from cotdistill.results import compare
 from cotdistill.results.compare import Comparison, Summary
 from cotdistill.results.costs import Costs
-from cotdistill.results.mistakes import KINDS, MEASURED, MEASURED_ON, Mistake, mistakes_of
+from cotdistill.results.mistakes import MEASURED, MEASURED_ON, Mistake, mistakes_of
 from cotdistill.runs import Setup, read_json, saved_config
 from cotdistill.tasks import load_task
 
@@ -178,11 +177,9 @@ def read_file(path: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
 def as_records(kind: type[Record], value: Any, path: Path) -> Record:
     """Records of a dataclass out of JSON; keys that it does not have are ignored."""
     try:
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{path}: not the results of a run ({where}: {first['msg']}).") from None
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise DataError(f"{path}: not the results of a run ({error}).") from None
 
 
 def read_predictions(folder: Path, names: Sequence[str]) -> tuple[Predictions, Mistakes, dict[str, Question]]:
@@ -193,19 +190,18 @@ def read_predictions(folder: Path, names: Sequence[str]) -> tuple[Predictions, M
     predictions: dict[str, tuple[list[Generation], list[Score]]] = {}
     mistakes: Mistakes = {}
     written: dict[str, Question] = {}
-    of_generation, of_score = ([f.name for f in fields(record)] for record in (Generation, Score))
     for name in names:
         path = folder / "predictions" / f"{name}.jsonl"
         generations, scores = predictions.setdefault(name, ([], []))
         for number, line in sorted(iter_json_lines(path), key=lambda row: not row[1].get("chosen", True)):
             try:
-                g = Generation(**{k: line[k] for k in of_generation if k in line})
-                scores.append(Score(**{k: line[k] for k in of_score if k in line}))
+                g = msgspec.convert(line, Generation)
+                scores.append(msgspec.convert(line, Score))
                 question = Question(g.question_id, line["question"], line["gold"])
                 if "mistakes" in line:
-                    found = tuple(Mistake(KINDS[KINDS.index(m["kind"])], m["evidence"]) for m in line["mistakes"])
+                    found = msgspec.convert(line["mistakes"], tuple[Mistake, ...])
                     mistakes.setdefault(name, {})[g.question_id, g.index] = found
-            except (TypeError, KeyError, ValueError) as error:
+            except (msgspec.ValidationError, KeyError) as error:
                 raise DataError(f"{path}, line {number}: not a prediction of a run ({error}).") from None
             generations.append(g)
             written.setdefault(question.id, question)
@@ -214,17 +210,12 @@ def read_predictions(folder: Path, names: Sequence[str]) -> tuple[Predictions, M
 
 def read_pairs(folder: Path) -> Iterator[tuple[Key, Pair]]:
     """The pairs of a run with what names each."""
-    names = {f.name for f in fields(Pair)}
     path = folder / "pairs.jsonl"
     if not path.is_file():
         return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                pair = Pair(**{k: v for k, v in from_line(line).items() if k in names})
-            except (ValueError, TypeError, AttributeError) as error:
-                raise DataError(f"{path}, line {number}: not a Pair ({error}).") from None
-            yield (pair.question_id, pair.index, pair.teacher), pair
+    for number, value in iter_json_lines(path):
+        pair = record_of(value, Pair, f"{path}, line {number}")
+        yield (pair.question_id, pair.index, pair.teacher), pair
 
 
 def read_rationales(
@@ -264,10 +255,8 @@ def read_rationales(
 
 def _job(setup: Setup) -> Job:
     """What judged the rationales of a run."""
-    student, curate = setup.config.student, setup.config.curate
-    form = methods(student.format, is_seq2seq(student.model), rationale=student.rationale)["fine_tune_cot"]
-    task = setup.task
-    rest = task.train, setup.teacher_method, form, setup.answer_type
+    task, curate = setup.task, setup.config.curate
+    rest = task.train, setup.teacher_method, setup.known_methods["fine_tune_cot"], setup.answer_type
     in_test = leaked(task.train, task.test)
     try:
         return make_job(*rest, curate, in_test)

@@ -59,7 +59,7 @@ class Board:
         row = self.rows[name]
         row.seconds = time.monotonic() - row.began if row.began else 0.0
         row.state, row.note = ("failed", entry["error"]) if "error" in entry else ("done", accuracies(entry))
-        took = f" in {int(row.seconds) // 60}:{int(row.seconds) % 60:02d}" * (row.state == "done")
+        took = f" in {progress.clock(row.seconds)}" * (row.state == "done")
         progress.say(f"sweep: {name} {row.state}{took}: {row.note}")
 
     def table(self) -> Table:
@@ -70,12 +70,12 @@ class Board:
         order = ("running", "failed", "done")
         shown = sorted((i for i in self.rows.items() if i[1].state in order), key=lambda i: order.index(i[1].state))
         for name, row in shown[: max(1, progress.console.height - ROWS_LEFT)]:
-            seconds = int(time.monotonic() - row.began if row.state == "running" else row.seconds)
+            seconds = time.monotonic() - row.began if row.state == "running" else row.seconds
             note = last_line(row.log) if row.state == "running" and row.log else row.note
             table.add_row(
                 Text(name, overflow="fold"),
                 Text(row.state, STYLES[row.state]),
-                f"{seconds // 60}:{seconds % 60:02d}",
+                progress.clock(seconds),
                 Text(visible(note.split("\n")[0]), no_wrap=True, overflow="ellipsis"),
             )
         return table

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cotdistill.stats import Z, student_t
 from cotdistill.sweeps.points import AXES, Line, Point, lines
 
 Floats = NDArray[np.float64]
@@ -116,11 +117,9 @@ def gain_of_doubling(found: Floats, covariance: Floats, scatter: float, free: in
 
     The wider of two: by the questions alone, and by the scatter of the points, which training adds to.
     """
-    from scipy.stats import norm, t
-
     now, then = curve(np.array([0.0, 1.0]), *found)
     gradient = np.array([then * (1 - then) - now * (1 - now), then * (1 - then)])
-    times = max(float(norm.ppf(0.975)), float(t.ppf(0.975, free)) * math.sqrt(scatter))
+    times = max(Z, student_t(free) * math.sqrt(scatter))
     spread = times * math.sqrt(gradient @ covariance @ gradient)
     gain = float(then - now)
     return gain, max(gain - spread, float(-now)), min(gain + spread, float(1 - now))

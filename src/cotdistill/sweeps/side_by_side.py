@@ -11,13 +11,14 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from cotdistill.workers import cores
 
 WORKER = "COTDISTILL_SWEEP_WORKER"  # set in such a process
 POLL_SECONDS = 0.2
@@ -77,8 +78,7 @@ def _start(name: str, command: Callable[[str], list[str]], logs: Path, slot: int
 
 def _share(slot: int, jobs: int) -> dict[str, str]:
     """A process's part of the cores, and one of the GPUs where several are named."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    share = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // jobs))}
+    share = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // jobs))}
     gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
     return share | ({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if len(gpus) > 1 else {})
 

@@ -14,12 +14,12 @@ from collections.abc import Iterable, Iterator
 from random import Random
 from typing import Any
 
-from cotdistill.answers import TYPED
 from cotdistill.config import TaskConfig, nearest
 from cotdistill.errors import ConfigError, DataError, missing_extra
 from cotdistill.records import Question
 from cotdistill.tasks.generated import TEST, TRAIN
 from cotdistill.tasks.splits import Split, refuse_split
+from cotdistill.tasks.task import fold, guess_answer_type
 
 # Draws for each question wanted, before a generator counts as having too few different ones.
 DRAWS = 20
@@ -46,24 +46,13 @@ def load(name: str, config: TaskConfig) -> tuple[str, Split, Split, str]:
     return answer_type, train, test, f"reasoning-gym {importlib.metadata.version('reasoning-gym')}"
 
 
-def guess_answer_type(answers: Iterable[str]) -> str:
-    """number or yes_no where every answer reads as one, else text."""
-    answers = list(answers)
-    for answer_type in ("number", "yes_no"):
-        kind = TYPED[answer_type]
-        if all(any(kind.equal(c, answer) for c in kind.candidates(answer, ())) for answer in answers):
-            return answer_type
-    return "text"
-
-
 def _draw(name: str, split: str, seed: int, n: int, taken: Iterable[Question]) -> Split:
     """The first `n` items of a split whose texts differ from each other and from `taken`."""
-    seen = {" ".join(question.text.split()) for question in taken}
+    seen = {fold(question.text) for question in taken}
     drawn = []
     for i, item in _items(name, split, seed, DRAWS * n):
         text = str(item["question"]).strip()
-        folded = " ".join(text.split())
-        if folded in seen:
+        if (folded := fold(text)) in seen:
             continue
         seen.add(folded)
         question_id = f"{name}-{seed}-{split}-{i}"

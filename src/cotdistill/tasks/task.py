@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cotdistill.answers import TYPED
@@ -91,6 +91,14 @@ def readable(answer_type: str, question: Question) -> bool:
     kind = TYPED[answer_type]
     candidates = kind.candidates(question.answer, question.choices)
     return any(kind.equal(candidate, question.answer) for candidate in candidates)
+
+
+def guess_answer_type(answers: Sequence[str]) -> str:
+    """number or yes_no where every known answer reads as one, else text."""
+    for answer_type in ("number", "yes_no"):
+        if all(readable(answer_type, Question("", "", answer)) for answer in answers):
+            return answer_type
+    return "text"
 
 
 def shown(text: str) -> str:
