@@ -12,16 +12,17 @@ report     all of these -> report.html
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from cotdistill import progress
 from cotdistill.config import Config, StudentConfig
 from cotdistill.curate import Curated, answer_pairs, curate, without_leaked
-from cotdistill.errors import BudgetReached, ConfigError
+from cotdistill.errors import BudgetReached, ConfigError, DataError
 from cotdistill.evaluate import count_right
 from cotdistill.measure import measure
 from cotdistill.methods import HUMAN, Method, methods
@@ -50,6 +51,7 @@ def run(config: Config, until: Stage = "report", siblings: Sequence[Path] = ()) 
             if until != "generate":
                 this.curated = keep_right(this)
         if STAGES.index(until) >= STAGES.index("train"):
+            refuse_nothing_kept(this)
             for method, seed in students(this):
                 this.students[label(method, seed)] = teach(this, method, seed)
         if STAGES.index(until) >= STAGES.index("evaluate"):
@@ -161,6 +163,19 @@ def keep_right(this: Run) -> Curated:
     kept, asked = curated.ledger["kept"], curated.ledger["asked"]
     progress.say(f"curate: kept {kept} of {asked} rationales")
     return curated
+
+
+def refuse_nothing_kept(this: Run) -> None:
+    """Raise `DataError` where a student has no rationale to learn from, before another is trained for hours."""
+    ledger: Any = this.curated.ledger if this.curated else {"kept": 1}
+    if ledger["kept"] or not any(method.learns_rationale for method in this.methods.values()):
+        return
+    counts = Counter({"failed": ledger["failed"], **ledger["dropped"]})
+    raise DataError(
+        f"{this.folder / 'ledger.json'}: none of {ledger['asked']} rationales was kept: "
+        f"{', '.join(f'{count} {reason}' for reason, count in counts.most_common() if count)}.\n"
+        f"{this.folder / 'generations.jsonl'} has what they are; what was bought stays stored."
+    )
 
 
 def lesson(this: Run, method: Method) -> tuple[list[Pair], StudentConfig]:
