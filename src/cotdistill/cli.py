@@ -333,6 +333,11 @@ def main(arguments: list[str] | None = None, leave: Callable[[int], None] = sys.
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         leave(0)
+    except OSError as error:  # no room for stdout, a folder where a file is to be
+        if "--debug" in words:
+            raise
+        typer.echo(fitted(f"cotdistill: {error}. --debug shows where."), err=True)
+        leave(DataError.exit_code)
     except Exception as error:
         show_usage = getattr(error, "show", None)  # click's own errors: the usage and the nearest option
         if show_usage is None or "--debug" in words:

@@ -230,16 +230,21 @@ def iter_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. Check the path, or where you run from.") from None
     except (UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
+        raise DataError(f"{path}: cannot be read as UTF-8 text ({error}).\nSave it as UTF-8.") from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 10,000 brackets
-            raise DataError(f"{path}, line {number}: not valid JSON ({error}). Fix or remove the line.") from None
+            raise DataError(
+                f"{path}, line {number}: not valid JSON ({error}). Fix or remove the line; each holds one whole object."
+            ) from None
         if not isinstance(value, dict):
-            raise DataError(f"{path}, line {number}: a JSON object was expected, not {line[:40]!r}.")
+            raise DataError(
+                f"{path}, line {number}: a JSON object was expected, not {line[:40]!r}.\n"
+                "Write one object a line, such as {...}; a file that is one list has the ending .json."
+            )
         yield number, value
 
 

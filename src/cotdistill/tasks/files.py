@@ -25,6 +25,7 @@ from cotdistill.errors import ConfigError, DataError
 from cotdistill.records import Question, iter_json_lines
 from cotdistill.tasks.splits import Split, drawn
 
+DELIMITERS = ",;\t|"  # that some program writes between columns
 Rows = Iterator[tuple[int, dict[str, Any]]]
 
 
@@ -237,7 +238,12 @@ def csv_rows(path: Path, delimiter: str) -> Rows:
             if not any(cell.strip() for cell in cells) and len(cells) < 2:
                 pass
             elif not columns:
-                columns = cells
+                columns = [cell.strip() for cell in cells]  # "question, answer"
+                if len(columns) == 1 and any(d in columns[0] for d in DELIMITERS):
+                    raise DataError(
+                        f"{path}, line {line}: one column only, {columns[0][:60]!r}.\n"
+                        f"Save it with {delimiter!r} between columns; with tabs it is a .tsv."
+                    )
                 if twice := next((c for c in columns if columns.count(c) > 1), None):
                     raise DataError(f"{path}, line {line}: two columns are named {twice!r}. Rename one.")
             elif len(cells) != len(columns):
@@ -261,7 +267,7 @@ def json_rows(path: Path) -> Rows:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error}). One object a line? Name the file .jsonl.") from None
     if not isinstance(items, list):
-        raise DataError(f"{path}: a list of objects was expected, not {type(items).__name__}.")
+        raise DataError(f"{path}: a list of objects was expected, [{{...}}, ...], not {type(items).__name__}.")
     for number, item in enumerate(items, 1):
         if not isinstance(item, dict):
             raise DataError(f"{path}, item {number}: a JSON object was expected, not {str(item)[:40]!r}.")
