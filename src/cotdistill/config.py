@@ -375,7 +375,12 @@ def _explain(error: ValidationError, path: Path | None) -> str:
             section = next(
                 (t for t in (annotation, *getattr(annotation, "__args__", ())) if hasattr(t, "model_fields")), Section
             )
-        what = f"no such key{nearest(str(first['loc'][-1]), section.model_fields)}"
+        last = str(first["loc"][-1])
+        owner = next(
+            (n for n, f in Config.model_fields.items() if last in getattr(f.annotation, "model_fields", ())), ""
+        )
+        meant = f". Did you mean {owner}.{last}?" if owner and section is Config else ""
+        what = f"no such key{meant or nearest(last, section.model_fields)}"
     else:
         what = shown(first["msg"].removeprefix("Value error, "), 3 * MAX_SHOWN)
         if first["loc"] and first["loc"][-1] != "api_key" and not isinstance(first["input"], dict):

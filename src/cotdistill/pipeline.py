@@ -31,7 +31,7 @@ from cotdistill.pages import write_page
 from cotdistill.plan import Plan, make_plan
 from cotdistill.records import Generation, Pair, Question, write_jsonl
 from cotdistill.runs import Run, label, open_run, students, write_json
-from cotdistill.students.train import fingerprint, train
+from cotdistill.students.train import fingerprint, train, trained_facts
 from cotdistill.teachers import ask_teachers, read_teachers
 from cotdistill.twins import made_once
 
@@ -193,7 +193,10 @@ def teach(this: Run, method: Method, seed: int) -> Path:
     folder = this.folder / "student" / label(method, seed)
     answer = partial(count_right, method, this.task.train, this.answer_type, this.config.evaluate)
     cache = this.config.runs / ".kd"  # no name of a run
-    with made_once(this.store, folder, fingerprint(pairs, config, seed), this.config, this.siblings):
+    print_of = fingerprint(pairs, config, seed)
+    if trained_facts(folder).get("fingerprint", print_of) != print_of:
+        progress.say(f"{folder}: trained on other pairs, or with other settings: another student takes its place")
+    with made_once(this.store, folder, print_of, this.config, this.siblings):
         if this.cluster and this.cluster.trains:
             return this.cluster.train(pairs, config, folder, seed, cache, answer)
         with progress.stage(f"train {label(method, seed)}", "steps") as advance:

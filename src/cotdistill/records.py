@@ -229,8 +229,10 @@ def iter_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. Check the path, or where you run from.") from None
-    except (UnicodeDecodeError, OSError) as error:
+    except UnicodeDecodeError as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text ({error}).\nSave it as UTF-8.") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).\nCheck the path and the rights.") from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

@@ -279,8 +279,10 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. Check the path, or where you run from.") from None
-    except (UnicodeDecodeError, OSError) as error:
+    except UnicodeDecodeError as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text ({error}). Save it as UTF-8.") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).\nCheck the path and the rights.") from None
 
 
 READERS: dict[str, tuple[str, Callable[[Path], Rows]]] = {
