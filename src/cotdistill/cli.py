@@ -70,13 +70,15 @@ def generate_command(
     as_json: AsJson = False,
 ) -> None:
     """Ask the teacher; every completion is stored before it counts."""
+    if dry_run and pilot:
+        raise ConfigError(f"--dry-run asks nothing, and --pilot asks {pilot} questions. Leave one of the two out.")
     if dry_run or pilot:
         from cotdistill.pipeline import plan_teachers
 
         show_plans(plan_teachers(read_config(arguments), pilot), as_json)
         return
-    this = do(arguments, "generate")
-    typer.echo(this.folder / "generations.jsonl")
+    path = do(arguments, "generate").folder / "generations.jsonl"
+    typer.echo(json.dumps({"generations": str(path)}) if as_json else path)
 
 
 @app.command("curate")

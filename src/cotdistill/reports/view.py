@@ -51,8 +51,8 @@ def show_questions(folder: Path, wrong: bool, disagree: bool, method: str, train
         note = f"{len(rows):,} questions. One of them: cotdistill view RUN QUESTION_ID"
     elif wrong or disagree:
         note = "0 questions are so."
-    else:
-        note = f"0 questions: this run has no {'curated rationales' if training else 'predictions'} yet."
+    else:  # of training; there always are test questions
+        note = "0 questions: this run has no curated rationales yet."
     Console(stderr=True, highlight=False).print(note, markup=False)
 
 

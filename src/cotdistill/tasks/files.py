@@ -50,6 +50,11 @@ def load(config: TaskConfig) -> tuple[Split, Split, dict[str, str]]:
     if config.split is not None:
         train = [row.question for row in placed if row.split == "train"]
         test = [row.question for row in placed if row.split == "test"]
+        if not (train and test):
+            raise DataError(
+                f"{config.data}: no row is {'train' if test else 'test'} in column {config.split!r}.\n"
+                "Some must be of either, or leave task.split out: then some are drawn for testing."
+            )
     elif config.test_data is not None:
         placed_test = read_questions(config.test_data, config, id_prefix="test-")
         train, test = questions, [row.question for row in placed_test]
