@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,13 @@ def own(folder: Path, *lines: str, name: str = "mine.jsonl") -> str:
     path = folder / name
     path.write_text("".join(line + "\n" for line in lines))
     return f"task.data={path}"
+
+
+def saved(folder: Path) -> Path:
+    """A run's folder, as far as it has a config."""
+    (folder / "old").mkdir()
+    (folder / "old" / "config.yaml").write_text("name: old\n")
+    return folder / "old"
 
 
 GOOD = [json.dumps({"question": f"What is {a} plus 2?", "answer": a + 2}) for a in range(20)]
@@ -67,6 +75,11 @@ MISTAKES: list[tuple[str, Callable[[Path], list[str]], int, list[str]]] = [
         ["127.0.0.1:9", "teacher.base_url"],
     ),
     ("no scheme", lambda f: ["teacher.backend=openai", "teacher.model=m", "teacher.base_url=host/v1"], 2, ["http"]),
+    ("a field without its section", lambda f: ["samples=3"], 2, ["Did you mean teacher.samples?"]),
+    ("a name that YAML reads as another thing", lambda f: ["teacher.model=no"], 2, ["it is False", "quotes"]),
+    ("questions for a config", lambda f: [own(f, *GOOD)[10:]], 2, ["cotdistill init", "mine.jsonl"]),
+    ("a run for its config", lambda f: [str(saved(f))], 2, ["old/config.yaml"]),
+    ("asking nothing, and some", lambda f: ["--dry-run", "--pilot", "2"], 2, ["--dry-run asks nothing", "2 questions"]),
     ("no teacher model", lambda f: ["teacher.backend=openai"], 2, ["teacher.model"]),
 ]
 
@@ -126,6 +139,21 @@ def test_help_and_version_need_nothing_heavy() -> None:
         done = subprocess.run([sys.executable, "-c", code, word], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "cotdistill" in done.stdout
+
+
+def test_no_room_for_what_is_printed_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full here")
+    file = full.open("w", buffering=1)
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.stdout", file)
+        assert call("tasks") == 3
+    with suppress(OSError):
+        file.close()
+    assert "No space left on device" in capsys.readouterr().err
 
 
 def test_score_reads_a_runs_predictions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

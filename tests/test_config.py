@@ -126,6 +126,17 @@ def test_override_refused(tmp_path: Path, override: str, words: list[str]) -> No
     assert [word for word in words if word not in message] == []
 
 
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell has seen it in a file, or after the = of an argument; else a folder `~` would be made here."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = tmp_path / "my.yaml"
+    path.write_text("runs: ~/runs\nstudent: {model: ~/tiny}\ntask: {data: ~nobody-here/q.csv, answer_type: text}")
+    config = load_config(path)
+    assert (config.runs, config.student.model) == (tmp_path / "runs", f"{tmp_path}/tiny")
+    assert str(config.task.data) == "~nobody-here/q.csv"  # no such user
+    assert load_quickstart({"runs": "~"}).runs == tmp_path
+
+
 def test_no_file(tmp_path: Path) -> None:
     assert "no such file" in refusal(lambda: load_config(tmp_path / "none.yaml"))
     assert "cannot be read" in refusal(lambda: load_config(tmp_path))

@@ -26,7 +26,7 @@ from cotdistill.backends.probe import probe
 from cotdistill.budget import Budget
 from cotdistill.completions import Completion, Request, SamplingParams
 from cotdistill.config import LimitsConfig
-from cotdistill.errors import BackendError
+from cotdistill.errors import BackendError, ConfigError, CotdistillError
 from cotdistill.generate import generate
 from cotdistill.methods import METHODS
 from cotdistill.records import Generation, Question
@@ -219,6 +219,31 @@ def test_f4_one_refused_prompt_does_not_end_several_samples_for_the_others() -> 
         stats = server.stats()
     assert stats["requests"] == 100
     assert [c.finish_reason for c in found].count("error") == 4 * stats["faults"]["status"] > 0
+
+
+def test_f4_prompts_that_are_refused_in_each_run_end_none(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """As those that are too long: the next verb of a run asks for nothing but them, and must go on all the same."""
+    asked = [*questions(5), *(Question(f"long {i}", f"[status] {i}?", "1") for i in range(5))]
+    with bad_server("--named", "--status", "400 Bad", "--message", "too long") as server:
+        for times in (1, 2):
+            found = list(generate(asked, backend_of(server), DIRECT, store))
+            assert [g.finish_reason for g in found] == ["stop"] * 5 + ["error"] * 5
+            assert server.stats()["requests"] == 5 + 5 * times
+            said = " ".join(capsys.readouterr().err.split())
+            assert "5 completions failed; the next run asks for them again. Each: HTTP 400: too long" in said
+        with pytest.raises(BackendError, match="No request was accepted"):  # another setting has not been answered yet
+            list(generate(asked[5:], backend_of(server), DIRECT, store, temperature=0.5))
+
+
+@pytest.mark.parametrize("fault", ["null", "status"])
+def test_f4_a_model_that_never_answers_ends_the_run_before_all_is_paid(store: Store, fault: str) -> None:
+    with bad_server("--fault", fault, "--good-first", "0") as server:
+        with pytest.raises(BackendError, match="20 requests failed, and none was answered"):
+            ask_stored(server, 300, store, retries=0)
+        assert server.stats()["requests"] < 100
+    with bad_server("--fault", fault, "--good-first", "1") as server:  # one that does answers for the rest
+        found = ask_stored(server, 40, store, retries=0)
+        assert [g.finish_reason for g in found].count("error") == 39
 
 
 @pytest.mark.parametrize("status", ["408 Slow", "502 Bad", "503 Busy", "529 Busy"])
@@ -541,6 +566,29 @@ def test_f23_a_proxy_is_never_asked_for_loopback(monkeypatch: pytest.MonkeyPatch
     assert seen["keys"] == [""]
     assert {path.split()[1].split("/v1")[0] for path in seen["paths"]} >= {"http://teacher.example"}
     assert len(seen["paths"]) > 2
+
+
+@pytest.mark.parametrize(
+    ("proxy", "error", "said"),
+    [
+        ("socks5://127.0.0.1:9", ConfigError, "HTTPS_PROXY: it is not the address of an HTTP proxy"),
+        ("http://me:secret@not a host:1", ConfigError, "NO_PROXY=teacher.example"),
+        ("127.0.0.1:9", BackendError, "asked through the proxy 127.0.0.1:9 of the environment"),  # as curl reads it
+        ("http://me:secret@127.0.0.1:9", BackendError, "check that, or set NO_PROXY=teacher.example"),
+    ],
+)
+def test_f23_a_proxy_that_cannot_be_used_is_named_and_nothing_counts_as_sent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, proxy: str, error: type[CotdistillError], said: str
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "https_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    budget = Budget(path=tmp_path / "spent.json")
+    backend = OpenAIBackend("fake", "https://teacher.example/v1", limits=LimitsConfig(retries=0), budget=budget)
+    with pytest.raises(error, match=said) as caught:
+        ask_backend(backend, requests(3))
+    assert "secret" not in str(caught.value)
+    assert budget.spent.requests == 0
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from cotdistill.config import StudentConfig
 from cotdistill.errors import BackendError, ConfigError, DataError
-from cotdistill.models import chat_text, load_for_training, load_model
+from cotdistill.models import chat_text, folder_when_whole, load_for_training, load_model
 from cotdistill.records import Pair
 from cotdistill.students.examples import LengthGrouped, make_example
 from cotdistill.students.train import train, trained_facts
@@ -180,3 +181,16 @@ def test_an_attention_that_is_not_there(base: Path, tmp_path: Path, attention: s
 def test_a_tracker_that_is_not_there(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"student\.report_to: .*nobody"):
         train(PAIRS, settings(base, report_to=["nobody"]), tmp_path / "student", seed=0)
+
+
+def test_f3_a_full_disk_is_named_where_the_tokenizer_is_saved(tmp_path: Path) -> None:
+    """The tokenizers library says it by an error of no kind, which nobody could catch by its name."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import BPE
+
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with pytest.raises(OSError, match="No space left") as caught, folder_when_whole(tmp_path / "student"):
+        Tokenizer(BPE()).save("/dev/full")
+    assert caught.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []

@@ -32,6 +32,7 @@ from test_report import make_page
 
 LINE = '{"question_id": "a", "index": 0, "text": "", "answer_text": null, "finish_reason": "stop", "predicted": null, '
 LINE += '"category": "wrong", "lenient": false, "question": "", "gold": "", "mistakes": [{"kind": %s, "evidence": ""}]}'
+NOBODY = ("--wrong", "--method", "fine_tune_cot-0")
 WRITTEN = {"zero_shot": " 3", "fine_tune_cot-0": " So it is. --> {} END"}
 
 
@@ -266,9 +267,19 @@ def test_questions_in_the_terminal(folder: Path, capsys: pytest.CaptureFixture[s
     assert len(everything) == 6
     assert ids("--wrong") == ids("--disagree")
     assert 0 < len(ids("--wrong")) < 6, "the question whose request failed is not wrong"
-    assert ids("--wrong", "--method", "fine_tune_cot-0") == []
+    assert ids(*NOBODY) == []
     assert len(ids("--training")) == 12
     assert 0 < len(ids("--training", "--wrong")) < 12
+
+
+def test_no_question_in_the_terminal_is_said_why(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "0 questions are so." in command(capsys, "view", str(folder), *NOBODY)[2]
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    shutil.copy(folder / "config.yaml", begun)
+    assert "no curated rationales yet" in command(capsys, "view", str(begun), "--training")[2]
 
 
 def test_one_question_in_the_terminal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

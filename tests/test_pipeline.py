@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cotdistill.config import Config, load_quickstart
-from cotdistill.errors import ConfigError
+from cotdistill.errors import ConfigError, DataError
 from cotdistill.pipeline import run
 from cotdistill.reports.folders import read_page
 from cotdistill.reports.report import write_report
@@ -70,6 +70,24 @@ def test_a_run_leaves_all_its_files_and_adds_up(student: Path, tmp_path: Path) -
     assert all(sum(r["categories"].values()) == 6 for r in result["results"])
     write_report(read_page(this.folder), tmp_path / "again.html")
     assert (tmp_path / "again.html").read_bytes() == (this.folder / "report.html").read_bytes()
+
+
+@pytest.mark.slow
+def test_nothing_kept_is_said_before_another_student_is_trained(student: Path, tmp_path: Path) -> None:
+    with start_server("--reply", " I cannot say.") as server:
+        teacher = {"teacher.backend": "openai", "teacher.model": "m", "teacher.base_url": server.base_url}
+        config = quick(student, tmp_path, **teacher)
+        with pytest.raises(DataError, match=r"ledger.json: none of 24 rationales was kept: 24 no_answer\."):
+            run(config)
+        assert not (config.folder / "student").exists()
+        assert run(config, until="curate").curated is not None  # which is no error: it is what was asked for
+
+
+@pytest.mark.slow
+def test_a_student_that_is_replaced_is_said(student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for rate, said in ((1e-3, False), (1e-3, False), (2e-3, True)):
+        run(quick(student, tmp_path, **{"evaluate.methods": ["fine_tune"], "student.learning_rate": rate}), "train")
+        assert ("another student takes its place" in " ".join(capsys.readouterr().err.split())) is said
 
 
 def test_the_held_out_questions_are_answered(student: Path, tmp_path: Path) -> None:

@@ -47,6 +47,27 @@ def test_fits_the_file(tmp_path: Path, name: str, row: Row, expected: tuple[str,
     assert all("#" in line for line in text.splitlines() if line and not line.endswith(":"))
 
 
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [("$1,000.00", "'$1,000.00' is no plain number"), ("2 + 2 = 4\n#### 4", "is no plain number"), ("blue", "")],
+)
+def test_answers_with_more_than_their_number_are_a_guess(tmp_path: Path, answer: str, shown: str) -> None:
+    data = jsonl(tmp_path / "q.jsonl", *({"question": f"What is {i}?", "answer": answer} for i in range(3)))
+    (line,) = (line for line in starter_config(data).splitlines() if "answer_type:" in line)
+    assert line.startswith("  answer_type: text")
+    assert (GUESS in line) == bool(shown)
+    assert shown in line
+
+
+def test_options_in_another_form_are_named_and_the_run_says_how_to_write_them(tmp_path: Path) -> None:
+    choices = {"text": ["red", "blue"], "label": ["A", "B"]}
+    data = jsonl(tmp_path / "q.jsonl", *({"question": f"{i}?", "choices": choices, "answer": "A"} for i in range(3)))
+    out = tmp_path / "config.yaml"
+    write_starter(data, out)
+    with pytest.raises(DataError, match="Write them as a JSON list"):
+        load_task(load_config(out).task)
+
+
 def test_reads_csv(tmp_path: Path) -> None:
     data = tmp_path / "q.csv"
     data.write_text('prompt,output\n"one, and 1",2\n"two, and 2",4\n')

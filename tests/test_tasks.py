@@ -293,6 +293,7 @@ JSONL = "\n".join(map(json.dumps, ROWS))
         ("x.csv", as_csv(ROWS)),
         ("x.csv", "\ufeff" + as_csv(ROWS).replace("\n", "\r\n") + "\r\n"),
         ("x.tsv", as_csv(ROWS, "\t")),
+        ("x.csv", as_csv(ROWS).replace("question,answer", " question, answer ")),
     ],
 )
 def test_every_format_gives_the_same_split(tmp_path: Path, name: str, content: str) -> None:
@@ -376,6 +377,24 @@ def test_a_repeated_question_may_be_kept(tmp_path: Path) -> None:
     test = write(tmp_path / "test.csv", as_csv(ROWS[4:]))
     task = load_task(config(data=train, test_data=test, answer_type="number", overlap="keep"))
     assert task.notes == ("2 of 6 test questions are also training questions",)
+
+
+def test_what_is_there_twice_is_told(tmp_path: Path) -> None:
+    rows = [*ROWS[:5], {**ROWS[0], "answer": "99"}, ROWS[1]]
+    train = write(tmp_path / "train.csv", as_csv(rows))
+    test = write(tmp_path / "test.csv", as_csv([*ROWS[5:], ROWS[5]]))
+    task = load_task(config(data=train, test_data=test, answer_type="number"))
+    assert task.notes == (
+        "2 train questions are there more than once, 1 of them with different known answers",
+        "1 test questions are there more than once",
+    )
+
+
+def test_a_folder_in_a_file_s_place(tmp_path: Path) -> None:
+    for name in ("x.jsonl", "x.csv"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(DataError, match=r"cannot be read \(Is a directory\)"):
+            load_task(config(data=tmp_path / name, answer_type="number"))
 
 
 def test_quoted_fields_and_line_numbers(tmp_path: Path) -> None:
@@ -499,6 +518,16 @@ BAD_FILES: list[tuple[str, str | bytes | None, dict[str, Any], list[str]]] = [
     ("x.jsonl", JSONL + "\n[1]", {}, ["x.jsonl, line 11: a JSON object"]),
     ("x.json", JSONL, {}, ["x.json: not valid JSON", ".jsonl"]),
     ("x.json", "{}", {}, ["x.json: a list"]),
+    ("x.csv", "question;answer\na?;1\n", {}, ["line 1: one column only, 'question;answer'", "Save it with ','"]),
+    ("x.tsv", Q + "a?,1\n", {}, ["one column only", "Save it with '\\t'"]),
+    ("x.jsonl", json.dumps(ROWS), {}, ["line 1: a JSON object", "one list has the ending .json"]),
+    ("x.jsonl", b"\xff\xfe{", {}, ["x.jsonl: cannot be read as UTF-8", "Save it as UTF-8"]),
+    (
+        "x.csv",
+        "question,answer,s\na?,1,train\n",
+        {"split": "s"},
+        ["no row is test in column 's'", "leave task.split out"],
+    ),
     ("x.json", '[{"question": "a?", "answer": 1}, 2]', {}, ["x.json, item 2: a JSON object"]),
     ("x.json", "[" * 100_000, {}, ["x.json: not valid JSON"]),
     ("x.csv", Q + "a?,1\nb, c?,2\n", {}, ["x.csv, line 3: 3 field(s)", "2 columns", "double quotes"]),

@@ -70,13 +70,15 @@ def generate_command(
     as_json: AsJson = False,
 ) -> None:
     """Ask the teacher; every completion is stored before it counts."""
+    if dry_run and pilot:
+        raise ConfigError(f"--dry-run asks nothing, and --pilot asks {pilot} questions. Leave one of the two out.")
     if dry_run or pilot:
         from cotdistill.pipeline import plan_teachers
 
         show_plans(plan_teachers(read_config(arguments), pilot), as_json)
         return
-    this = do(arguments, "generate")
-    typer.echo(this.folder / "generations.jsonl")
+    path = do(arguments, "generate").folder / "generations.jsonl"
+    typer.echo(json.dumps({"generations": str(path)}) if as_json else path)
 
 
 @app.command("curate")
@@ -333,6 +335,11 @@ def main(arguments: list[str] | None = None, leave: Callable[[int], None] = sys.
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         leave(0)
+    except OSError as error:  # no room for stdout, a folder where a file is to be
+        if "--debug" in words:
+            raise
+        typer.echo(fitted(f"cotdistill: {error}. --debug shows where."), err=True)
+        leave(DataError.exit_code)
     except Exception as error:
         show_usage = getattr(error, "show", None)  # click's own errors: the usage and the nearest option
         if show_usage is None or "--debug" in words:

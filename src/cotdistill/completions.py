@@ -59,12 +59,14 @@ class Request:
     A prompt is a tuple of turns, the first and the last the user's, those between by turns the
     model's own and the user's. A completion model reads them joined, a chat model as messages.
     `follow_up` are the tokens of a second prompt's completion, which will be asked for after each text; 0: none.
+    `known`: others that are asked like it were answered in an earlier run, so a refusal is its own.
     """
 
     prompt: tuple[str, ...]
     params: SamplingParams
     samples: tuple[int, ...] = (0,)
     follow_up: int = 0
+    known: bool = False
 
     def seed(self, sample: int) -> int:
         """A seed of 31 bits for a sample, the same in every run, order and batch."""

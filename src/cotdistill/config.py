@@ -19,7 +19,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from cotdistill.cluster_config import ClusterConfig
 from cotdistill.config_file import MAX_SHOWN, fill_secrets, read_yaml, set_value, shown
 from cotdistill.errors import ConfigError
-from cotdistill.sections import FilePath, Section
+from cotdistill.sections import FilePath, ModelName, Section
 
 MOST_WEIGHT = 1_000_000
 QUICKSTART = Path(__file__).parent / "quickstart.yaml"
@@ -81,7 +81,7 @@ class TeacherConfig(Section):
         "paper", description="zero_shot_cot's second prompt: one for all tasks, or that of Kojima et al. by answer type"
     )
     backend: Literal["openai", "transformers", "recorded"] = Field("openai", description="how it is reached")
-    model: str = Field("", description="its name there; for recorded: which model of the store, if several")
+    model: ModelName = Field("", description="its name there; for recorded: which model of the store, if several")
     base_url: str = Field("http://localhost:8000/v1", description="openai: the server, up to and with /v1")
     api_key: SecretStr = Field(SecretStr(""), description="openai: ${OPENAI_API_KEY}; never written anywhere")
     api: Literal["chat", "completions"] = Field("chat", description="chat messages, or plain text to continue")
@@ -173,7 +173,7 @@ class LoraConfig(Section):
 class KdConfig(Section):
     """A teacher whose probabilities are learned besides its rationales; it has the student's own tokenizer."""
 
-    model: str = Field(min_length=1, description="the teacher: ours, a Hugging Face id, or a folder")
+    model: ModelName = Field(min_length=1, description="the teacher: ours, a Hugging Face id, or a folder")
     alpha: float = Field(1.0, ge=0, description="loss = cross-entropy + alpha * KL(teacher || student)")
     top_k: int = Field(32, ge=1, description="tokens of the teacher that are told apart; the rest counts as one")
     temperature: float = Field(1.0, gt=0, description="of both; above 1, unlikely tokens count for more")
@@ -182,7 +182,7 @@ class KdConfig(Section):
 class StudentConfig(Section):
     """Who learns, in what form, and how long."""
 
-    model: str = Field("smollm2-135m-instruct", description="ours, a Hugging Face id, or a folder")
+    model: ModelName = Field("smollm2-135m-instruct", description="ours, a Hugging Face id, or a folder")
     format: Literal["paper", "paper_gpt3", "natural", "chat"] = Field(
         "paper", description="of prompts and completions; chat: the student's own chat template"
     )
@@ -375,11 +375,18 @@ def _explain(error: ValidationError, path: Path | None) -> str:
             section = next(
                 (t for t in (annotation, *getattr(annotation, "__args__", ())) if hasattr(t, "model_fields")), Section
             )
-        what = f"no such key{nearest(str(first['loc'][-1]), section.model_fields)}"
+        last = str(first["loc"][-1])
+        owner = next(
+            (n for n, f in Config.model_fields.items() if last in getattr(f.annotation, "model_fields", ())), ""
+        )
+        meant = f". Did you mean {owner}.{last}?" if owner and section is Config else ""
+        what = f"no such key{meant or nearest(last, section.model_fields)}"
     else:
         what = shown(first["msg"].removeprefix("Value error, "), 3 * MAX_SHOWN)
         if first["loc"] and first["loc"][-1] != "api_key" and not isinstance(first["input"], dict):
             what += f" (it is {shown(repr(first['input']))})"
+        if first["type"] == "string_type" and not isinstance(first["input"], dict | list):
+            what += ". Put it into quotes, '\"...\"' on a command line"  # YAML has read no, 2026 or 1.5 as it does
     where = ": ".join(filter(None, (str(path or ""), key)))
     more = f"\n(and {len(rest)} more)" if rest else ""
     return f"{where}: {what}{more}"

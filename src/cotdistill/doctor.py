@@ -131,7 +131,10 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def task(config: Config) -> str:
     loaded = load_task(config.task)
-    return f"{loaded.name}: {len(loaded.train)} train and {len(loaded.test)} test questions, {loaded.answer_type}"
+    found = f"{loaded.name}: {len(loaded.train)} train and {len(loaded.test)} test questions, {loaded.answer_type}"
+    if loaded.answer_type == "choice" and not loaded.options:
+        found += ", without options: none is listed as (A) x, (B) y, and task.choices names no column"
+    return "; ".join((found, *loaded.notes))
 
 
 def teacher(config: Config, section: TeacherConfig) -> str:

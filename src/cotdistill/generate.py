@@ -11,7 +11,7 @@ what is in flight.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -139,9 +139,12 @@ class _Asking:
         self.most_in_flight = 0  # requests at once
         self.done, self.total = 0, len(questions) * job.n * job.steps
         self.same = self.different = 0
+        self.failed = Counter[str]()  # completions, by why
+        self.known = set[str]()  # sampling parameters that this model has answered to before
 
     def run(self, backend: Backend) -> None:
         """Ask for all that is missing."""
+        self.known = set(self.store.params(backend.identity))
         try:
             with self.store.writer(self.committed.extend) as self.write:
                 yielded = 1
@@ -163,6 +166,7 @@ class _Asking:
                 )
         finally:
             self.store.unclaim(self.busy)
+            self.say_failures()
 
     def requests(self) -> Iterator[Request | None]:
         """What to ask next; None where only what is in flight can bring more."""
@@ -242,7 +246,7 @@ class _Asking:
             self.outbox.append(Mark(self.job.id, work.key, 0))
         elif samples:
             follow_up = self.job.second.sampling.max_tokens if self.job.cue else 0
-            request = Request(work.prompt, self.job.first.sampling, samples, follow_up)
+            request = Request(work.prompt, self.job.first.sampling, samples, follow_up, self.is_known(self.job.first))
             self.ask(request, [(work, sample) for sample in samples])
         else:
             self.end(work)
@@ -283,7 +287,9 @@ class _Asking:
             work.answers[sample] = found[0]
             self.count(1, work)
         else:
-            self.answering[key] = request = Request(work.answer_prompt(sample), self.job.second.sampling)
+            second = self.job.second
+            request = Request(work.answer_prompt(sample), second.sampling, known=self.is_known(second))
+            self.answering[key] = request
             self.ask(request, [(work, sample)])
 
     def take(self, request: Request, sample: int, completion: Completion) -> None:
@@ -291,6 +297,8 @@ class _Asking:
         second = len(request.prompt) > 1
         key = self.job.second.key(request.prompt) if second else self.asked[request][0][0].key
         self.unsaved += 1
+        if completion.finish_reason == "error":
+            self.failed[completion.error] += 1
         self.outbox.append(Row(self.job.second if second else self.job.first, key, request.prompt, sample, completion))
         if second:
             waiting = self.asked.pop(request)
@@ -339,6 +347,17 @@ class _Asking:
             work.counted += more
         self.done += more
         self.advance(self.done, self.total)
+
+    def is_known(self, pool: Pool) -> bool:
+        return pool.params in self.known
+
+    def say_failures(self) -> None:
+        if self.failed:
+            (why, most), *others = self.failed.most_common()
+            say(
+                f"warning: {self.failed.total()} completions failed; the next run asks for them again. "
+                f"{f'{most} of them' if others else 'Each'}: {why}"
+            )
 
     def note_sampling(self, same: bool) -> None:
         self.same, self.different = self.same + same, self.different + (not same)

@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -78,6 +79,10 @@ def folder_when_whole(path: Path) -> Iterator[Path]:
             (path / COMPLETE).unlink(missing_ok=True)  # first: a kill while removing leaves no folder that looks whole
             shutil.rmtree(path)
         beside.rename(path)
+    except Exception as error:
+        if type(error) is Exception and (code := re.search(r"\(os error (\d+)\)", str(error))):  # as of tokenizers
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
+        raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

@@ -12,16 +12,17 @@ report     all of these -> report.html
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from cotdistill import progress
 from cotdistill.config import Config, StudentConfig
 from cotdistill.curate import Curated, answer_pairs, curate, without_leaked
-from cotdistill.errors import BudgetReached, ConfigError
+from cotdistill.errors import BudgetReached, ConfigError, DataError
 from cotdistill.evaluate import count_right
 from cotdistill.measure import measure
 from cotdistill.methods import HUMAN, Method
@@ -29,7 +30,7 @@ from cotdistill.pages import write_page
 from cotdistill.plan import Plan, make_plan
 from cotdistill.records import Generation, Pair, Question, write_jsonl
 from cotdistill.runs import Run, label, open_run, students, write_json
-from cotdistill.students.train import fingerprint, train
+from cotdistill.students.train import fingerprint, train, trained_facts
 from cotdistill.teachers import ask_teachers, read_teachers
 from cotdistill.twins import made_once
 
@@ -49,6 +50,7 @@ def run(config: Config, until: Stage = "report", siblings: Sequence[Path] = ()) 
             if until != "generate":
                 this.curated = keep_right(this)
         if STAGES.index(until) >= STAGES.index("train"):
+            refuse_nothing_kept(this)
             for method, seed in students(this):
                 this.students[label(method, seed)] = teach(this, method, seed)
         if STAGES.index(until) >= STAGES.index("evaluate"):
@@ -153,6 +155,19 @@ def keep_right(this: Run) -> Curated:
     return curated
 
 
+def refuse_nothing_kept(this: Run) -> None:
+    """Raise `DataError` where a student has no rationale to learn from, before another is trained for hours."""
+    ledger: Any = this.curated.ledger if this.curated else {"kept": 1}
+    if ledger["kept"] or not any(method.learns_rationale for method in this.methods.values()):
+        return
+    counts = Counter({"failed": ledger["failed"], **ledger["dropped"]})
+    raise DataError(
+        f"{this.folder / 'ledger.json'}: none of {ledger['asked']} rationales was kept: "
+        f"{', '.join(f'{count} {reason}' for reason, count in counts.most_common() if count)}.\n"
+        f"{this.folder / 'generations.jsonl'} has what they are; what was bought stays stored."
+    )
+
+
 def lesson(this: Run, method: Method) -> tuple[list[Pair], StudentConfig]:
     """What a student of `method` is trained on, and how."""
     config = this.config.student
@@ -168,7 +183,10 @@ def teach(this: Run, method: Method, seed: int) -> Path:
     folder = this.folder / "student" / label(method, seed)
     answer = partial(count_right, method, this.task.train, this.answer_type, this.config.evaluate)
     cache = this.config.runs / ".kd"  # no name of a run
-    with made_once(this.store, folder, fingerprint(pairs, config, seed), this.config, this.siblings):
+    print_of = fingerprint(pairs, config, seed)
+    if trained_facts(folder).get("fingerprint", print_of) != print_of:
+        progress.say(f"{folder}: trained on other pairs, or with other settings: another student takes its place")
+    with made_once(this.store, folder, print_of, this.config, this.siblings):
         if this.cluster and this.cluster.trains:
             return this.cluster.train(pairs, config, folder, seed, cache, answer)
         with progress.stage(f"train {label(method, seed)}", "steps") as advance:

@@ -233,17 +233,24 @@ def iter_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     yield number, _object(line.removesuffix("\n"), f"{path}, line {number}")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. Check the path, or where you run from.") from None
-    except (UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 text ({error}).\nSave it as UTF-8.") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).\nCheck the path and the rights.") from None
 
 
 def _object(line: str, place: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 10,000 brackets
-        raise DataError(f"{place}: not valid JSON ({error}). Fix or remove the line.") from None
+        raise DataError(
+            f"{place}: not valid JSON ({error}). Fix or remove the line; each holds one whole object."
+        ) from None
     if not isinstance(value, dict):
-        raise DataError(f"{place}: a JSON object was expected, not {line[:40]!r}.")
+        raise DataError(
+            f"{place}: a JSON object was expected, not {line[:40]!r}.\n"
+            "Write one object a line, such as {...}; a file that is one list has the ending .json."
+        )
     return value
 
 

@@ -117,9 +117,11 @@ class Run(Setup):
         if self.needs_teacher:
             refuse_other_kinds(self.config.student)
         if self.needs_teacher and self.teacher_method is HUMAN and not any(q.rationale for q in self.task.train):
+            column = self.config.task.rationale
             raise ConfigError(
-                f"teacher.style: human, and {self.task.name} has no rationales of people.\n"
-                "Name their column with task.rationale=COLUMN, or choose another style."
+                f"teacher.style: human, and {self.task.name} has no rationales of people"
+                + (f": column {column!r} is empty for every training question.\n" if column else ".\n")
+                + "Name their column with task.rationale=COLUMN, or choose another style."
             )
 
     @property

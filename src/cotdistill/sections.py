@@ -16,10 +16,16 @@ def _usable(path: Path) -> Path:
         os.fsencode(path)
     except UnicodeEncodeError:
         raise ValueError("a path cannot hold half a character") from None
-    return path
+    return Path(_from_home(str(path)))
+
+
+def _from_home(path: str) -> str:
+    """With the home folder for a `~`: no shell saw it in a file or after `=`, and a folder `~` is a trap."""
+    return os.path.expanduser(path) if path.startswith("~") else path  # noqa: PTH111 - Path's raises for no such user
 
 
 FilePath = Annotated[Path, AfterValidator(_usable)]
+ModelName = Annotated[str, AfterValidator(_from_home)]  # or its folder
 
 
 class Section(BaseModel):

@@ -34,7 +34,7 @@ task:
   data: {data}  # .jsonl, .json, .csv or .tsv; a relative path starts where you run
   question: {question}  # column of the question{question_note}
   answer: {answer}  # column of the known answer{answer_note}
-{choices}  answer_type: {answer_type}  # number, choice, yes_no or text, as the first {rows} rows look
+{choices}  answer_type: {answer_type}  # number, choice, yes_no or text, as the first {rows} rows look{type_note}
   test_fraction: 0.3  # share of the questions kept for testing; default 0.3
 
 teacher:
@@ -98,6 +98,9 @@ def starter_config(data: Path) -> str:
     question = question or next(c for c in reversed(by_length) if c != answer)
     answer = answer or next(c for c in by_length if c != question)
     choices = next((c for c in rows[0] if c.casefold() in CHOICES_NAMES and _are_options(rows[0][c])), None)
+    given = [row.get(answer) for row in rows]
+    answer_type = "choice" if choices else answer_type_of(given)
+    no_number = next((text for text in map(str, given) if re.search(r"\d", text)), "") if answer_type == "text" else ""
     return TEMPLATE.format(
         file=shown(data.name, MOST_SHOWN),
         name=re.sub(r"[^A-Za-z0-9._-]+", "-", data.stem).strip("-._")[:100] or "my-questions",
@@ -107,7 +110,8 @@ def starter_config(data: Path) -> str:
         question_note=notes[0],
         answer_note=notes[1],
         choices=f"  choices: {_yaml(choices)}  # column of the options\n" if choices else "",
-        answer_type="choice" if choices else answer_type_of([row.get(answer) for row in rows]),
+        answer_type=answer_type,
+        type_note=f"; {GUESS}: {shown(repr(no_number), MOST_SHOWN)} is no plain number" if no_number else "",
         rows=len(rows),
     )
 
@@ -138,6 +142,8 @@ def _is_text(value: Any) -> bool:
 def _are_options(value: Any) -> bool:
     if isinstance(value, str):
         return "|" in value or value.lstrip().startswith("[")
+    if isinstance(value, dict):
+        return True  # the run says how to write them
     return isinstance(value, list) and all(_is_text(option) for option in value)
 
 

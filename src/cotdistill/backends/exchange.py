@@ -9,12 +9,13 @@ import resource
 import urllib.request
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import aiohttp
 
 from cotdistill.backends.pace import MOST_AT_ONCE
 from cotdistill.backends.wire import MAX_REPLY_BYTES, Transient, authorization, clean, host_of, is_loopback
-from cotdistill.errors import BackendError
+from cotdistill.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:
     from cotdistill.backends.openai import OpenAIBackend
@@ -46,15 +47,34 @@ def open_session(
         headers["Authorization"] = authorization(api_key)
     # Those of the environment, but never between here and here: a proxy would see the key. Not by
     # aiohttp's trust_env: that also reads ~/.netrc, and puts what it finds there in the key's place.
-    host = host_of(base_url)
-    direct = is_loopback(host) or urllib.request.proxy_bypass(host)
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, force_close=not keep_alive),  # Pace limits
         headers=headers,
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=min(seconds or CONNECT_SECONDS, CONNECT_SECONDS)),
-        proxy=None if direct else urllib.request.getproxies().get(base_url.lower().partition(":")[0]),
+        proxy=proxy_of(base_url) or None,
     )
+
+
+def proxy_of(base_url: str) -> str:
+    """The environment's proxy for a server, "" for none. Raises `ConfigError` for one that is not spoken to."""
+    host, scheme = host_of(base_url), base_url.lower().partition(":")[0]
+    if is_loopback(host) or urllib.request.proxy_bypass(host):
+        return ""
+    proxy = urllib.request.getproxies().get(scheme, "")
+    if proxy and "://" not in proxy:
+        proxy = f"http://{proxy}"  # as curl reads it
+    try:
+        url = urlsplit(proxy)
+        usable = not proxy or (url.scheme in ("http", "https") and url.hostname and " " not in proxy and url.port != 0)
+    except ValueError:
+        usable = False
+    if not usable:  # its words may hold a password
+        raise ConfigError(
+            f"{scheme.upper()}_PROXY: it is not the address of an HTTP proxy.\n"
+            f"Write it like http://proxy.example:3128, or set NO_PROXY={host} to go without."
+        )
+    return proxy
 
 
 def backoff(tries: int, least: float) -> float:
@@ -66,7 +86,11 @@ def backoff(tries: int, least: float) -> float:
 
 
 def no_server(address: str, failure: Transient) -> BackendError:
-    return BackendError(f"no server answers at {address} ({failure}).\nStart it, or set teacher.base_url.")
+    advice = "Start it, or set teacher.base_url."
+    if proxy := proxy_of(address):
+        via, host = urlsplit(proxy).netloc.rpartition("@")[2], host_of(address)
+        advice = f"It is asked through the proxy {via} of the environment: check that, or set NO_PROXY={host}."
+    return BackendError(f"no server answers at {address} ({failure}).\n{advice}")
 
 
 def not_trusted(address: str, error: aiohttp.ClientSSLError, api_key: str) -> BackendError:

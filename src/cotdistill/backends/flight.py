@@ -35,7 +35,7 @@ from cotdistill.progress import say
 if TYPE_CHECKING:
     from cotdistill.backends.openai import OpenAIBackend
 
-GIVE_UP_AFTER = 20  # requests in a row that found no connection
+GIVE_UP_AFTER = 20  # requests in a row that found no connection, or that were given up before any was answered
 REFUSAL_SECONDS = 0.2  # in which a wrong key or model is told, about
 REFUSED_AT_FIRST = 3  # different prompts refused, none answered: the fault is in the config
 SOME = 32
@@ -69,6 +69,7 @@ class Flight:
         self.answers = backend.answered  # replies with a completion
         self.refused: set[tuple[str, ...]] = set()  # prompts, before the first completion
         self.unreachable = 0  # requests given up in a row, for want of a connection
+        self.given_up = 0  # requests, before the first completion
         self.dialect = Dialect(backend)
 
     async def open(self) -> None:
@@ -222,6 +223,13 @@ class Flight:
                 f"{self.backend.endpoint}: the server is gone, {GIVE_UP_AFTER} requests in a row failed ({failure}).\n"
                 "Run the same command again when it is back: all that was answered is stored."
             )
+        if not self.answers and not failure.busy and not request.known:
+            self.given_up += 1
+            if self.given_up >= GIVE_UP_AFTER:  # each may be paid for
+                raise BackendError(
+                    f"{self.backend.endpoint}: {GIVE_UP_AFTER} requests failed, and none was answered ({failure}).\n"
+                    "`cotdistill doctor` looks closer; then run the same command again."
+                )
         reply = kept(failure.reply, self.backend.api_key)
         failed = Completion("", "error", error=str(failure), reply=reply)
         self.done.append([(request, sample, failed) for sample in samples])
@@ -341,11 +349,11 @@ class Flight:
             raise Transient(message, retry_after(headers), busy=status in BUSY, reply=reply)
         known = self.dialect.honours_n
         if self.dialect.adapt(fields, message):
-            if known is False and "n" in fields:
+            if known is False and "n" in fields and not request.known:
                 self.refused.add(request.prompt)  # or something else is wrong
             self.start(request, samples)
             return None
-        if not self.answers:
+        if not self.answers and not request.known:
             self.refused.add(request.prompt)
             if len(self.refused) >= REFUSED_AT_FIRST:
                 raise BackendError(

@@ -105,7 +105,8 @@ def read_reply(content: bytes, chat: bool, n: int, api_key: str = "") -> Reply:
         if content.count(b'"choices"') > 1 or content.count(b'"content"') > n or content.count(b'"text"') > n:
             json.loads(content, object_pairs_hook=_without_repeats)  # slow, and seldom
     except (ValueError, RecursionError) as error:
-        raise Transient(f"the reply is not JSON: {error}", unknown=True, reply=content) from None
+        page = clean(content[:2000].decode(errors="replace"), api_key)[:60]  # such as that of a proxy or a portal
+        raise Transient(f"the reply is not JSON: {error}; it begins {page!r}", unknown=True, reply=content) from None
     choices = reply.get("choices") if isinstance(reply, dict) else None
     if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
         message = clean(server_message(content), api_key)
@@ -150,7 +151,8 @@ def _read_choice(choice: Mapping[str, Any], chat: bool) -> _Choice | str:
     if chat and not text:
         if reason == "length":  # the same request would end the same way, and cost the same
             return _Choice("", "error", f"{EMPTY}: cut before its first word. Raise teacher.max_tokens.")
-        return EMPTY
+        thought = any(message.get(field) for field in ("reasoning_content", "reasoning")) if message else False
+        return f"{EMPTY}: reasoning, and no text after it" if thought else EMPTY
     if not isinstance(text, str):
         return f"the reply has no completion: {text!r}"
     return _Choice(text, "length" if reason == "length" else "stop")

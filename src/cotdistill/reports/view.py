@@ -47,9 +47,13 @@ def show_questions(folder: Path, wrong: bool, disagree: bool, method: str, train
                     [one_line(row.question.id), *verdicts, one_line(row.question.answer), one_line(row.question.text)]
                 )
             )
-    Console(stderr=True, highlight=False).print(
-        f"{len(rows):,} questions. One of them: cotdistill view RUN QUESTION_ID", markup=False
-    )
+    if rows:
+        note = f"{len(rows):,} questions. One of them: cotdistill view RUN QUESTION_ID"
+    elif wrong or disagree:
+        note = "0 questions are so."
+    else:  # of training; there always are test questions
+        note = "0 questions: this run has no curated rationales yet."
+    Console(stderr=True, highlight=False).print(note, markup=False)
 
 
 def counted(row: Row, key: str, training: bool) -> list[Answer]:

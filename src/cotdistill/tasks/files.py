@@ -25,6 +25,7 @@ from cotdistill.errors import ConfigError, DataError
 from cotdistill.records import Question, iter_json_lines
 from cotdistill.tasks.splits import Split, drawn
 
+DELIMITERS = ",;\t|"  # that some program writes between columns
 Rows = Iterator[tuple[int, dict[str, Any]]]
 
 
@@ -49,6 +50,11 @@ def load(config: TaskConfig) -> tuple[Split, Split, dict[str, str]]:
     if config.split is not None:
         train = [row.question for row in placed if row.split == "train"]
         test = [row.question for row in placed if row.split == "test"]
+        if not (train and test):
+            raise DataError(
+                f"{config.data}: no row is {'train' if test else 'test'} in column {config.split!r}.\n"
+                "Some must be of either, or leave task.split out: then some are drawn for testing."
+            )
     elif config.test_data is not None:
         placed_test = read_questions(config.test_data, config, id_prefix="test-")
         train, test = questions, [row.question for row in placed_test]
@@ -237,7 +243,12 @@ def csv_rows(path: Path, delimiter: str) -> Rows:
             if not any(cell.strip() for cell in cells) and len(cells) < 2:
                 pass
             elif not columns:
-                columns = cells
+                columns = [cell.strip() for cell in cells]  # "question, answer"
+                if len(columns) == 1 and any(d in columns[0] for d in DELIMITERS):
+                    raise DataError(
+                        f"{path}, line {line}: one column only, {columns[0][:60]!r}.\n"
+                        f"Save it with {delimiter!r} between columns; with tabs it is a .tsv."
+                    )
                 if twice := next((c for c in columns if columns.count(c) > 1), None):
                     raise DataError(f"{path}, line {line}: two columns are named {twice!r}. Rename one.")
             elif len(cells) != len(columns):
@@ -261,7 +272,7 @@ def json_rows(path: Path) -> Rows:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error}). One object a line? Name the file .jsonl.") from None
     if not isinstance(items, list):
-        raise DataError(f"{path}: a list of objects was expected, not {type(items).__name__}.")
+        raise DataError(f"{path}: a list of objects was expected, [{{...}}, ...], not {type(items).__name__}.")
     for number, item in enumerate(items, 1):
         if not isinstance(item, dict):
             raise DataError(f"{path}, item {number}: a JSON object was expected, not {str(item)[:40]!r}.")
@@ -273,8 +284,10 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. Check the path, or where you run from.") from None
-    except (UnicodeDecodeError, OSError) as error:
+    except UnicodeDecodeError as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text ({error}). Save it as UTF-8.") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).\nCheck the path and the rights.") from None
 
 
 READERS: dict[str, tuple[str, Callable[[Path], Rows]]] = {

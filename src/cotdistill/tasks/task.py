@@ -75,7 +75,21 @@ def check(task: Task, places: Mapping[str, str] | None = None, overlap: str = "r
                 f"{place(question)}: the answer {shown(question.answer)} cannot be scored as {task.answer_type}: "
                 f"it must be {FORMS[task.answer_type]}.\nChange the answer, or task.answer_type."
             )
-    return (f"{len(repeated)} of {len(task.test)} test questions are also training questions",) if repeated else ()
+    notes = [f"{len(repeated)} of {len(task.test)} test questions are also training questions"] if repeated else []
+    if places:  # a file of yours; a published dataset is what it is
+        notes += twice("train", task.train) + twice("test", task.test)
+    return tuple(notes)
+
+
+def twice(split: str, questions: Sequence[Question]) -> list[str]:
+    """A note where questions of a split are there more than once, and whether their answers are different."""
+    answers: dict[str, list[str]] = {}
+    for question in questions:
+        answers.setdefault(fold(question.text), []).append(question.answer)
+    again = [given for given in answers.values() if len(given) > 1]
+    different = sum(len(set(given)) > 1 for given in again)
+    known = f", {different} of them with different known answers" if different else ""
+    return [f"{len(again)} {split} questions are there more than once{known}"] if again else []
 
 
 def fold(text: str) -> str:
