@@ -16,6 +16,9 @@ test: setup
 slow: setup
 	$(BIN)/pytest -m "slow and not gpu"
 
+# The tests start hundreds of processes: bytecode is kept, though an image may say otherwise.
+test slow: export PYTHONDONTWRITEBYTECODE :=
+
 # lm-eval brings some thirty packages that nothing else needs: it has an environment of its own.
 lm-eval: $(VENV)-lm-eval/.ready
 	$(VENV)-lm-eval/bin/pytest tests/test_export.py
