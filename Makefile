@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
 
 .PHONY: run test slow lm-eval check lint format setup lock dist docs clean
 
-run: setup
+run: $(READY)
 	$(BIN)/cotdistill run
 
 test: setup
@@ -14,6 +15,9 @@ test: setup
 
 slow: setup
 	$(BIN)/pytest -m "slow and not gpu"
+
+# The tests start hundreds of processes: bytecode is kept, though an image may say otherwise.
+test slow: export PYTHONDONTWRITEBYTECODE :=
 
 # lm-eval brings some thirty packages that nothing else needs: it has an environment of its own.
 lm-eval: $(VENV)-lm-eval/.ready
@@ -36,13 +40,18 @@ format: setup
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-setup: $(READY)
+setup: $(READY)-dev
 
-# --no-build-isolation: the build tools come from the lock too.
+# What a run needs, at the versions of requirements.lock; --no-build-isolation: the build tools are the lock's too.
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PIP) -c requirements.lock hatchling editables
+	$(PIP) -c requirements.lock --no-build-isolation -e '.[train,report,math]'
+	touch $@
+
+# All of the lock, into the same environment: for tests, checks and the site.
+$(READY)-dev: $(READY)
+	$(PIP) -r requirements.lock
 	touch $@
 
 # torch is held at one version: a newer one changes numbers, and on Linux its download is gigabytes.
@@ -54,7 +63,7 @@ lock:
 	rm -rf $(VENV)-lock
 
 # Wheel and sdist; the wheel is tried in a new environment, with what the index has today and without torch.
-dist: setup
+dist: $(READY)
 	rm -rf dist $(VENV)-dist
 	$(BIN)/hatchling build
 	$(PYTHON) -m venv $(VENV)-dist

@@ -64,7 +64,7 @@ def tries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     ("word", "equal", "times"),
     [
         ("killcrash once", True, 2),
-        ("segfaultcrash once", True, 2),
+        pytest.param("segfaultcrash once", True, 2, marks=pytest.mark.slow),
         pytest.param("killcrash", False, 2, marks=pytest.mark.slow),
         ("segfaultcrash", False, 2),
     ],

@@ -158,6 +158,7 @@ def test_a_users_own_file_through_a_server(student: Path, tmp_path: Path) -> Non
     data = write_questions(tmp_path / "mine.jsonl")
     with start_server("--wrong-rate", "0.3") as server:
         arguments = own_file_arguments(data, server.base_url, student, tmp_path / "runs")
+        arguments.append("evaluate.methods=[fine_tune_cot]")
         done = subprocess.run(command("run", *arguments), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         asked = server.stats()["requests"]
