@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,16 @@ def test_no_room_for_what_is_printed_is_one_line(
     with suppress(OSError):
         file.close()
     assert "No space left on device" in capsys.readouterr().err
+
+
+def test_letters_that_the_locale_has_not_are_spelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "\u05de.jsonl"
+    path.write_text('{"output": "4", "answer": "4"}\n')
+    printed = BytesIO()
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.stdout", TextIOWrapper(printed, encoding="latin-1", write_through=True))
+        assert call("score", str(path), "--answer-type", "number") == 0
+        assert b"\\u05de.jsonl" in printed.getvalue()
 
 
 def test_score_reads_a_runs_predictions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
