@@ -195,5 +195,7 @@ def test_init_then_curate_on_a_users_own_file(
     with start_server() as server:
         words = [f"teacher.base_url={server.base_url}", f"runs={tmp_path}/runs"]
         assert call("curate", str(config), *words) == 0
-    pairs = Path(capsys.readouterr().out.splitlines()[-1])
+        pairs = Path(capsys.readouterr().out.splitlines()[-1])
+        assert call("generate", str(config), *words, "--json") == 0
+        assert Path(json.loads(capsys.readouterr().out)["generations"]).is_file()
     assert json.loads(pairs.read_text().splitlines()[0])["completion"].endswith(" END")

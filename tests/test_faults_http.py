@@ -230,7 +230,7 @@ def test_f4_prompts_that_are_refused_in_each_run_end_none(store: Store, capsys: 
             assert [g.finish_reason for g in found] == ["stop"] * 5 + ["error"] * 5
             assert server.stats()["requests"] == 5 + 5 * times
             said = " ".join(capsys.readouterr().err.split())
-            assert "5 completions failed; the next run asks for them again. Each: HTTP 400: too long" in said
+            assert "5 completions failed; the next run asks for them again. The first: HTTP 400: too long" in said
         with pytest.raises(BackendError, match="No request was accepted"):  # another setting has not been answered yet
             list(generate(asked[5:], backend_of(server), DIRECT, store, temperature=0.5))
 
