@@ -105,7 +105,7 @@ class FakeServer:
             return web.Response(body=packed, headers={"Content-Encoding": "gzip"}, content_type="application/json")
 
         for name in filter(None, flags.refuse.split(",")):
-            if name in body:
+            if name in body or (name == "greedy" and body["temperature"] == 0):
                 instead = " Use 'max_completion_tokens' instead." if name == "max_tokens" else ""
                 return problem(400, f"Unsupported parameter: '{name}' is not supported with this model.{instead}")
         limit = body.get("max_tokens", body.get("max_completion_tokens"))
@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument("--server", default="", choices=["", *IDENTITIES], help="the server it looks like")
     parser.add_argument("--models", default="", help="what it lists, with commas; none: no list")
     parser.add_argument("--ignore", default="", help="n,seed,temperature,stop,usage,model: what it ignores")
-    parser.add_argument("--refuse", default="", help="n,seed,max_tokens: what it answers 400 to")
+    parser.add_argument("--refuse", default="", help="n,seed,max_tokens,greedy: what it answers 400 to")
     parser.add_argument("--bomb", action="store_true", help="every reply is 64 MB of zeros, gzipped")
     FakeBatches.add_flags(parser)
     parser.add_argument("--reply-file", type=Path, help="the text of this file to every prompt")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,16 @@ def test_no_room_for_what_is_printed_is_one_line(
     assert "No space left on device" in capsys.readouterr().err
 
 
+def test_letters_that_the_locale_has_not_are_spelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "\u05de.jsonl"
+    path.write_text('{"output": "4", "answer": "4"}\n')
+    printed = BytesIO()
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.stdout", TextIOWrapper(printed, encoding="latin-1", write_through=True))
+        assert call("score", str(path), "--answer-type", "number") == 0
+        assert b"\\u05de.jsonl" in printed.getvalue()
+
+
 def test_score_reads_a_runs_predictions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "predictions.jsonl"
     lines = [{"text": " 2 + 2 = 4 --> 4", "gold": "4"}, {"text": " so --> 5", "gold": "4"}, {"text": "4", "gold": "4"}]
@@ -184,5 +195,7 @@ def test_init_then_curate_on_a_users_own_file(
     with start_server() as server:
         words = [f"teacher.base_url={server.base_url}", f"runs={tmp_path}/runs"]
         assert call("curate", str(config), *words) == 0
-    pairs = Path(capsys.readouterr().out.splitlines()[-1])
+        pairs = Path(capsys.readouterr().out.splitlines()[-1])
+        assert call("generate", str(config), *words, "--json") == 0
+        assert Path(json.loads(capsys.readouterr().out)["generations"]).is_file()
     assert json.loads(pairs.read_text().splitlines()[0])["completion"].endswith(" END")

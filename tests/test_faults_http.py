@@ -230,9 +230,17 @@ def test_f4_prompts_that_are_refused_in_each_run_end_none(store: Store, capsys: 
             assert [g.finish_reason for g in found] == ["stop"] * 5 + ["error"] * 5
             assert server.stats()["requests"] == 5 + 5 * times
             said = " ".join(capsys.readouterr().err.split())
-            assert "5 completions failed; the next run asks for them again. Each: HTTP 400: too long" in said
+            assert "5 completions failed; the next run asks for them again. The first: HTTP 400: too long" in said
         with pytest.raises(BackendError, match="No request was accepted"):  # another setting has not been answered yet
             list(generate(asked[5:], backend_of(server), DIRECT, store, temperature=0.5))
+
+
+def test_f4_a_model_that_refuses_temperature_0_is_told_before_all_first_prompts_are_paid(store: Store) -> None:
+    with start_server("--refuse", "greedy", "--latency", "0.05") as server:
+        backend = OpenAIBackend("fake", server.base_url, limits=LimitsConfig(concurrency=2))
+        with pytest.raises(BackendError, match=r"No second prompt was accepted\. .*one_step"):
+            generate(questions(200), backend, METHODS["zero_shot_cot"], store, temperature=0.7)
+        assert server.stats()["requests"] < 100  # of 400
 
 
 @pytest.mark.parametrize("fault", ["null", "status"])

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -154,7 +155,7 @@ def report_command(
     else:
         folders = [Path(word) for word in words]
     if form:
-        sys.stdout.write(table(read_pages(folders), form))
+        typer.echo(table(read_pages(folders), form), nl=False)
     else:
         typer.echo(write_pages(folders, out))
 
@@ -311,6 +312,8 @@ def beside_others(leave: Callable[[int], None]) -> Callable[[int], None]:
 def main(arguments: list[str] | None = None, leave: Callable[[int], None] = sys.exit) -> None:
     """Entry point: every error of ours ends as its message and exit code, traceback only under --debug."""
     words = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, TextIOWrapper):  # a question may have letters that the locale has not
+        sys.stdout.reconfigure(errors="backslashreplace")
     if ranks.processes() > 1:
         leave = beside_others(leave)
     try:

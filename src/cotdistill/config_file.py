@@ -52,9 +52,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises `ConfigError` that names file and line."""
     if path.suffix in (".jsonl", ".csv", ".tsv"):
         raise ConfigError(f"{path}: a config was expected. `cotdistill init {path}` writes one for this file.")
-    if (path / "config.yaml").is_file():
-        raise ConfigError(f"{path}: the folder of a run. Its config is {path / 'config.yaml'}.")
     try:
+        if (path / "config.yaml").is_file():
+            raise ConfigError(f"{path}: the folder of a run. Its config is {path / 'config.yaml'}.")
         with path.open("rb") as file:
             data = file.read(MAX_CONFIG_BYTES + 1)  # a pipe or a device has no size to look at
         if len(data) > MAX_CONFIG_BYTES:

@@ -11,7 +11,7 @@ what is in flight.
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -139,7 +139,7 @@ class _Asking:
         self.most_in_flight = 0  # requests at once
         self.done, self.total = 0, len(questions) * job.n * job.steps
         self.same = self.different = 0
-        self.failed = Counter[str]()  # completions, by why
+        self.failed, self.why = 0, ""  # completions, and the first's reason
         self.known = set[str]()  # sampling parameters that this model has answered to before
 
     def run(self, backend: Backend) -> None:
@@ -298,7 +298,8 @@ class _Asking:
         key = self.job.second.key(request.prompt) if second else self.asked[request][0][0].key
         self.unsaved += 1
         if completion.finish_reason == "error":
-            self.failed[completion.error] += 1
+            self.failed += 1
+            self.why = self.why or completion.error
         self.outbox.append(Row(self.job.second if second else self.job.first, key, request.prompt, sample, completion))
         if second:
             waiting = self.asked.pop(request)
@@ -353,11 +354,7 @@ class _Asking:
 
     def say_failures(self) -> None:
         if self.failed:
-            (why, most), *others = self.failed.most_common()
-            say(
-                f"warning: {self.failed.total()} completions failed; the next run asks for them again. "
-                f"{f'{most} of them' if others else 'Each'}: {why}"
-            )
+            say(f"warning: {self.failed} completions failed; the next run asks for them again. The first: {self.why}")
 
     def note_sampling(self, same: bool) -> None:
         self.same, self.different = self.same + same, self.different + (not same)

@@ -223,7 +223,7 @@ class Flight:
                 f"{self.backend.endpoint}: the server is gone, {GIVE_UP_AFTER} requests in a row failed ({failure}).\n"
                 "Run the same command again when it is back: all that was answered is stored."
             )
-        if not self.answers and not failure.busy and not request.known:
+        if not failure.busy and not self.is_known(request):
             self.given_up += 1
             if self.given_up >= GIVE_UP_AFTER:  # each may be paid for
                 raise BackendError(
@@ -233,6 +233,10 @@ class Flight:
         reply = kept(failure.reply, self.backend.api_key)
         failed = Completion("", "error", error=str(failure), reply=reply)
         self.done.append([(request, sample, failed) for sample in samples])
+
+    def is_known(self, request: Request) -> bool:
+        """Whether one like it was answered, so that its failure is its own."""
+        return request.known or len(request.prompt) in self.backend.turns
 
     async def once(self, request: Request, samples: tuple[int, ...]) -> Reply | None:
         """One try. None where it was taken up again in another form."""
@@ -254,6 +258,7 @@ class Flight:
                 read = read_reply(reply, self.backend.chat, len(samples), self.backend.api_key)
                 used = self.bill(read, most)
                 self.answers = self.backend.answered = self.answers + 1
+                self.backend.turns.add(len(request.prompt))
                 self.pace.answered()
                 self.allowance.redeem(later)
                 later = NOTHING
@@ -353,11 +358,12 @@ class Flight:
                 self.refused.add(request.prompt)  # or something else is wrong
             self.start(request, samples)
             return None
-        if not self.answers and not request.known:
+        if not self.is_known(request):
             self.refused.add(request.prompt)
             if len(self.refused) >= REFUSED_AT_FIRST:
-                raise BackendError(
-                    f"{b.endpoint}: {message}\nNo request was accepted. Check the teacher section of the config."
-                )
+                which, advice = "request", "Check the teacher section of the config."
+                if len(request.prompt) > 1:  # the first ones are answered, and paid: no more of them
+                    which, advice = "second prompt", "It is asked at temperature 0; teacher.style: one_step asks once."
+                raise BackendError(f"{b.endpoint}: {message}\nNo {which} was accepted. {advice}")
         self.fail(request, samples, Transient(message, reply=reply))
         return None

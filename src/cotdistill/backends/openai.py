@@ -43,7 +43,8 @@ class OpenAIBackend(Remote):
     ) -> None:
         super().__init__(model, base_url, api_key, api, system, budget, price)
         self.limits = limits
-        self.answered = 0  # replies with a completion, of all calls: then a refusal is no fault of the config
+        self.answered = 0  # replies with a completion, of all calls
+        self.turns = set[int]()  # of prompts that were answered: then a refusal of such a one is no fault of the config
 
     def check(self) -> str:
         """Ask for a few tokens, once; returns how it went, such as "200 OK in 0.12 s"."""
