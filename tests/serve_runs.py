@@ -12,7 +12,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -169,7 +169,7 @@ def serving(run: Path, limits: Limits = USUAL, key: str = "", label: str = "", s
         yield Served(ready[0], student, alone, key, ended)
     finally:
         loop, task = loops[0]
-        if not loop.is_closed():
+        with suppress(RuntimeError):  # it has ended by itself
             loop.call_soon_threadsafe(task.cancel)
         thread.join(60)
         listening.close()

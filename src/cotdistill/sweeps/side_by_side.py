@@ -88,7 +88,9 @@ def _entry(worker: Worker) -> dict[str, Any]:
     with suppress(OSError):
         worker.process.stdin.close()  # type: ignore[union-attr]
     with suppress(ValueError, LookupError, OSError):
-        entry: dict[str, Any] = json.loads(worker.log.with_suffix(".json").read_text())["runs"][0]
+        text = worker.log.with_suffix(".json").read_text(errors="replace")
+        start = text.rfind("\n{\n") + 1  # before it, and after it, may be what a library printed
+        entry: dict[str, Any] = json.JSONDecoder().raw_decode(text, start)[0]["runs"][0]
         return entry
     code = worker.process.returncode
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
