@@ -309,7 +309,7 @@ class Finalizer:
     def __del__(self):
         print("in it", flush=True)
         time.sleep(60)
-side_by_side.PATIENCE = 0.3
+side_by_side.AGAIN = 0.3
 side_by_side.end_with_the_sweep()
 Finalizer()
 while True:

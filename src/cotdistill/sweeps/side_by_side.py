@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 WORKER = "COTDISTILL_SWEEP_WORKER"  # set in such a process
 POLL_SECONDS = 0.2
 PATIENCE = 30.0  # seconds for a process to end by itself
+AGAIN = 600.0  # seconds until one whose sweep is gone is told again: what it has in flight is paid
 
 
 class Worker(NamedTuple):
@@ -125,7 +126,7 @@ def end_with_the_sweep() -> None:
         os.read(0, 1)
         while True:  # Python loses a Ctrl-C that comes in a finalizer, and nobody may be left to press it again
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(PATIENCE)
+            time.sleep(AGAIN)
 
     threading.Thread(target=listen, name="sweep", daemon=True).start()
 
