@@ -164,7 +164,7 @@ def serving(run: Path, limits: Limits = USUAL, key: str = "", label: str = "", s
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
     try:
-        assert up.wait(30)
+        assert up.wait(120)
         assert ready, ended
         yield Served(ready[0], student, alone, key, ended)
     finally:

@@ -317,6 +317,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_process_whose_ctrl_c_python_loses_ends_with_the_sweep_too() -> None:
     pipe = subprocess.PIPE
     command = [sys.executable, "-c", LOSING]
