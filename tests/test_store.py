@@ -324,6 +324,7 @@ def test_two_processes_never_buy_the_same_sample(tmp_path: Path, mode: str) -> N
             process.communicate()
 
 
+@pytest.mark.slow
 def test_a_reader_that_was_there_first_sees_what_a_writer_adds(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     first, more = ([row(i, f" {i}." * 500) for i in range(start, start + 3000)] for start in (0, 3000))
@@ -341,6 +342,7 @@ def test_a_reader_that_was_there_first_sees_what_a_writer_adds(tmp_path: Path) -
     assert [p.name for p in tmp_path.iterdir()] == ["s.sqlite"]
 
 
+@pytest.mark.slow
 def test_a_reader_that_cannot_lock_says_that_a_writer_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "s.sqlite"
     with Store(path) as store:
