@@ -52,6 +52,7 @@ def cluster(bucket: str) -> Iterator[Any]:
 
     node = {"num_cpus": 1, "object_store_memory": MEMORY}
     quickly = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+    quickly["worker_niceness"] = 0  # else, on a busy machine, workers take minutes to import torch
     made = Cluster(initialize_head=True, head_node_args={**node, "_system_config": quickly})
     made.add_node(**node)
     try:
