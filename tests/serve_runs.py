@@ -12,7 +12,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -164,12 +164,12 @@ def serving(run: Path, limits: Limits = USUAL, key: str = "", label: str = "", s
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
     try:
-        assert up.wait(30)
+        assert up.wait(120)
         assert ready, ended
         yield Served(ready[0], student, alone, key, ended)
     finally:
         loop, task = loops[0]
-        if not loop.is_closed():
+        with suppress(RuntimeError):  # it has ended by itself
             loop.call_soon_threadsafe(task.cancel)
         thread.join(60)
         listening.close()

@@ -305,6 +305,7 @@ def test_credentials_of_an_address_are_sent_as_such() -> None:
             ask(server, questions(1), api_key=KEY)
 
 
+@pytest.mark.slow
 def test_a_ctrl_c_in_the_middle_of_a_line_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.RawIOBase):
         lines, pressed = b"", False

@@ -323,6 +323,7 @@ def test_two_processes_never_buy_the_same_sample(tmp_path: Path, mode: str) -> N
             process.communicate()
 
 
+@pytest.mark.slow
 def test_a_reader_that_was_there_first_sees_what_a_writer_adds(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     first, more = ([row(i, f" {i}." * 500) for i in range(start, start + 3000)] for start in (0, 3000))
@@ -338,6 +339,22 @@ def test_a_reader_that_was_there_first_sees_what_a_writer_adds(tmp_path: Path) -
         with pytest.raises(DataError, match="readonly"):
             reader.write([row(7000)])
     assert [p.name for p in tmp_path.iterdir()] == ["s.sqlite"]
+
+
+@pytest.mark.slow
+def test_a_reader_that_cannot_lock_says_that_a_writer_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "s.sqlite"
+    with Store(path) as store:
+        store.write([row(i) for i in range(3000)])
+    monkeypatch.setattr("os.access", lambda *_: False)  # tests may be root's, who may write anywhere
+    with Store(path, read_only=True) as reader:
+        assert len(reader) == sum(1 for _ in reader.rows()) == 3000
+        with Store(path) as store:
+            for start in range(3000, 6000, 300):
+                store.write([row(i, f" {i}." * 500) for i in range(start, start + 300)])
+        for use in (lambda: len(reader), lambda: list(reader.rows()), lambda: reader.samples(key(1))):
+            with pytest.raises(DataError, match=r"s\.sqlite: another process writes to it"):
+                use()
 
 
 def test_a_new_store_waits_for_who_else_makes_it(tmp_path: Path) -> None:

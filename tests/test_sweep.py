@@ -21,7 +21,7 @@ from cotdistill.config import TaskConfig
 from cotdistill.config_file import parse_overrides
 from cotdistill.errors import ConfigError
 from cotdistill.store import Store
-from cotdistill.sweeps.side_by_side import WORKER
+from cotdistill.sweeps.side_by_side import WORKER, side_by_side
 from cotdistill.sweeps.sweep import _command, grid, sweep
 from cotdistill.tasks import load_task
 from servers import Server
@@ -295,6 +295,13 @@ def test_a_sweep_that_ends_takes_its_processes_with_it(how: signal.Signals, tmp_
     assert all(run["results"] for run in json.loads(out)["runs"])
 
 
+def test_what_a_library_prints_beside_its_entry_fails_no_run(tmp_path: Path) -> None:
+    shown = json.dumps({"runs": [{"results": [{"n": 1}]}], "failed": {}}, indent=1)
+    code = f"print('{{loading}}'); print({shown!r}); print('done')"
+    ends = [*side_by_side(["a"], 1, lambda name: [sys.executable, "-c", code], tmp_path, lambda name, log: None)]
+    assert ends == [("a", {"results": [{"n": 1}]})]
+
+
 LOSING = """
 import os, time
 from cotdistill.sweeps import side_by_side
@@ -302,7 +309,7 @@ class Finalizer:
     def __del__(self):
         print("in it", flush=True)
         time.sleep(60)
-side_by_side.PATIENCE = 0.3
+side_by_side.AGAIN = 0.3
 side_by_side.end_with_the_sweep()
 Finalizer()
 while True:
@@ -310,6 +317,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_process_whose_ctrl_c_python_loses_ends_with_the_sweep_too() -> None:
     pipe = subprocess.PIPE
     command = [sys.executable, "-c", LOSING]

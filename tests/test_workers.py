@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from cotdistill import workers
 from cotdistill.errors import DataError
 from cotdistill.records import Question, read_jsonl
 from cotdistill.workers import AHEAD, mapped
@@ -87,15 +88,31 @@ def test_no_worker_outlives_its_parent(sent: signal.Signals) -> None:
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert parent.stdout is not None
-    workers = {int(parent.stdout.readline()) for _ in range(4)}
-    assert len(workers) == 2
+    pids = {int(parent.stdout.readline()) for _ in range(4)}
+    assert len(pids) == 2
     parent.send_signal(sent)
     parent.communicate(timeout=10)
     for _ in range(100):
-        if not any(map(_runs, workers)):
+        if not any(map(_runs, pids)):
             break
         time.sleep(0.05)
-    assert not any(map(_runs, workers))
+    assert not any(map(_runs, pids))
+
+
+def test_a_ctrl_c_while_workers_are_started_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, start = list[int](), workers._start
+
+    def interrupted() -> workers.Worker:
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        worker = start()
+        begun.append(worker.pid)
+        return worker
+
+    monkeypatch.setattr(workers, "_start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(mapped(partial(pow, 2), [1], processes=3))
+    assert not any(map(_runs, begun))
 
 
 def _runs(pid: int) -> bool:

@@ -177,7 +177,7 @@ def watched(
                     say(f"no worker has begun within {QUIET_SECONDS} s: is the cluster busy? See `ray status`.")
                 if interrupted is not None and interrupted.is_set() and not told:
                     call("stop")
-                    told = True  # else in a second: it was not heard
+                    told = True  # where that was not heard, it is told again
                     say("stopping: waiting for what is in flight. Ctrl-C again leaves it.")
         with suppress(gone):
             look()

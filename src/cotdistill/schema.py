@@ -6,6 +6,8 @@ import os
 import sqlite3
 import time
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cotdistill.completions import hash_of
@@ -15,6 +17,7 @@ VERSION = 2
 APPLICATION_ID = 0xC07D
 BUSY_SECONDS = 60.0  # for another process that is at the file
 POLL_SECONDS = 0.01
+IMMUTABLE = "ro&immutable=1"
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS pools (
     id INTEGER PRIMARY KEY,
@@ -92,16 +95,40 @@ def open_store(path: Path) -> sqlite3.Connection:
     return db
 
 
+def mode_to_read(path: Path) -> str:
+    """How SQLite is to open a store that is only read.
+
+    An immutable file is read without locks: of a writer that comes meanwhile, rubbish. In a folder that cannot be
+    written there is no other way, and it must have no rows in a write-ahead log, where a killed writer leaves them.
+    """
+    if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+        return "rw"
+    return "ro" if path.with_name(f"{path.name}-wal").exists() else IMMUTABLE
+
+
+def state_without_locks(path: Path) -> os.stat_result | None:
+    """That of a file that is read without locks, for `unchanged`; None of any other."""
+    return path.stat() if path.is_file() and mode_to_read(path) == IMMUTABLE else None
+
+
+@contextmanager
+def unchanged(path: Path, before: os.stat_result | None) -> Iterator[None]:
+    """Raise `DataError` where a file was written while the block read it without locks: it may have read rubbish."""
+    try:
+        yield
+    finally:
+        if before and (now := path.stat()) and (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise DataError(
+                f"{path}: another process writes to it, and without the right to write this one cannot lock it.\n"
+                "Wait for it, or read a copy."
+            )
+
+
 def open_to_read(path: Path) -> sqlite3.Connection:
     if not path.is_file():
         raise DataError(f"{path}: no such store. Check the path, or make it with `cotdistill generate`.")
-    # An immutable file is read without locks: of a writer that comes meanwhile, rubbish. In a folder that cannot be
-    # written there is no other way, and it must have no rows in a write-ahead log, where a killed writer leaves them.
-    if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
-        mode = "rw"
-    else:
-        mode = "ro" if path.with_name(f"{path.name}-wal").exists() else "ro&immutable=1"
-    db = sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", BUSY_SECONDS, uri=True, isolation_level=None)
+    uri = f"{path.resolve().as_uri()}?mode={mode_to_read(path)}"
+    db = sqlite3.connect(uri, BUSY_SECONDS, isolation_level=None, uri=True)
     try:
         db.execute("PRAGMA query_only=ON")
         if _version(db) < VERSION:  # it may not be changed: read a copy

@@ -8,6 +8,7 @@ read_shard       generations from the parts, and what curation makes of them
 
 from __future__ import annotations
 
+import os
 import pickle
 import tempfile
 import time
@@ -156,7 +157,7 @@ def _all_there(shard: Shard, job: Job, store: Store) -> bool:
 @contextmanager
 def held_shard(parts: Parts, number: int) -> Iterator[ShardStore]:
     """The shard for this worker alone; waits for one on this machine that is being ended."""
-    folder = Path(tempfile.gettempdir()) / "cotdistill-shards"
+    folder = Path(tempfile.gettempdir()) / f"cotdistill-shards-{os.getuid()}"  # another user could not write into ours
     until = time.monotonic() + HELD_SECONDS
     while True:
         try:

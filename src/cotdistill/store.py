@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 from cotdistill.completions import Completion, Pool, identity_text, pool_of, turns_text
 from cotdistill.errors import DataError
 from cotdistill.records import FinishReason
-from cotdistill.schema import checksum_of, connect, open_store, open_to_read
+from cotdistill.schema import checksum_of, connect, open_store, open_to_read, state_without_locks, unchanged
 
 KEYS_A_QUERY = (1, 8, 32, 256)
 ITEMS_A_COMMIT = 256
@@ -71,6 +71,7 @@ class Store:
     def __init__(self, path: Path, read_only: bool = False) -> None:
         self.path = path
         with errors_named(path):
+            self._before = state_without_locks(path) if read_only else None
             self._db = open_to_read(path) if read_only else open_store(path)
 
     def __enter__(self) -> Store:
@@ -119,7 +120,7 @@ class Store:
         def place_of(turns: str) -> int:
             return place(tuple(json.loads(turns)))
 
-        with errors_named(self.path):
+        with errors_named(self.path), unchanged(self.path, self._before):
             self._db.create_function("place", 1, place_of, deterministic=True)
             for model, params, turns, created, key, sample, *values in self._db.execute(
                 "SELECT model, params, turns, created, key, sample, text, finish_reason, prompt_tokens, "
@@ -269,7 +270,7 @@ class Store:
         return dict(self._query(query, identity_text(identity)))
 
     def _query(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        with errors_named(self.path):
+        with errors_named(self.path), unchanged(self.path, self._before):
             return self._db.execute(query, values).fetchall()
 
 

@@ -39,10 +39,13 @@ def mapped(job: Callable[[Item], Result], items: Iterable[Item], processes: int)
 
     Raises what `job` raises, if it is an error of ours, and `DataError` where a process ended.
     """
-    workers = [_start() for _ in range(processes)]
-    idle, busy, done = [*workers], dict[Worker, int](), dict[int, Any]()
+    workers = list[Worker]()
+    busy, done = dict[Worker, int](), dict[int, Any]()
     turn = 0  # of the result that is to be yielded next
     try:
+        for _ in range(processes):  # one at a time: Python keeps a process, and its pipes, that a Ctrl-C takes from us
+            workers.append(_start())
+        idle = [*workers]
         sent = pickle.dumps(job, pickle.HIGHEST_PROTOCOL)
         with ThreadPoolExecutor(processes) as pool:  # each reads at its own pace
             list(pool.map(_send, workers, repeat(sent)))
@@ -61,6 +64,7 @@ def mapped(job: Callable[[Item], Result], items: Iterable[Item], processes: int)
     finally:
         for worker in workers:
             worker.kill()
+        for worker in workers:
             worker.communicate()  # reaps it and closes the pipes
 
 

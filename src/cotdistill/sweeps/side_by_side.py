@@ -23,6 +23,7 @@ from cotdistill.workers import cores
 WORKER = "COTDISTILL_SWEEP_WORKER"  # set in such a process
 POLL_SECONDS = 0.2
 PATIENCE = 30.0  # seconds for a process to end by itself
+AGAIN = 600.0  # seconds until one whose sweep is gone is told again: what it has in flight is paid
 
 
 class Worker(NamedTuple):
@@ -88,7 +89,9 @@ def _entry(worker: Worker) -> dict[str, Any]:
     with suppress(OSError):
         worker.process.stdin.close()  # type: ignore[union-attr]
     with suppress(ValueError, LookupError, OSError):
-        entry: dict[str, Any] = json.loads(worker.log.with_suffix(".json").read_text())["runs"][0]
+        text = worker.log.with_suffix(".json").read_text(errors="replace")
+        start = text.rfind("\n{\n") + 1  # before it, and after it, may be what a library printed
+        entry: dict[str, Any] = json.JSONDecoder().raw_decode(text, start)[0]["runs"][0]
         return entry
     code = worker.process.returncode
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
@@ -123,7 +126,7 @@ def end_with_the_sweep() -> None:
         os.read(0, 1)
         while True:  # Python loses a Ctrl-C that comes in a finalizer, and nobody may be left to press it again
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(PATIENCE)
+            time.sleep(AGAIN)
 
     threading.Thread(target=listen, name="sweep", daemon=True).start()
 
