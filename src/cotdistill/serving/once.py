@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cotdistill import answers
 from cotdistill.answers import AnswerType
+from cotdistill.backends.transformers import TransformersBackend
 from cotdistill.completions import Completion, Request
 from cotdistill.config import TaskConfig
 from cotdistill.errors import ConfigError, DataError
@@ -55,8 +56,6 @@ def ask_once(run: Path, question: str, label: str = "", as_json: bool = False) -
 
 def write(student: Student, question: str) -> Completion:
     """What a student writes, asked as in evaluation. Raises `DataError` where it cannot be, as where it is too long."""
-    from cotdistill.backends.transformers import TransformersBackend
-
     method, trust = student.method, student.config.student.trust_remote_code
     backend = TransformersBackend(str(student.folder), method.chat, trust_remote_code=trust)
     request = Request((method.prompt(Question("", question, "")),), student.params)
