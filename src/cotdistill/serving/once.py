@@ -19,6 +19,7 @@ from cotdistill.records import FinishReason, Generation, Question
 from cotdistill.reports.showing import visible
 from cotdistill.serving.student import Student, find_student
 from cotdistill.tasks import GYM, answer_type_of, load_task
+from cotdistill.tasks.files import options_in
 
 MOST_QUESTION = 100_000  # characters that are read from stdin: more than any student reads
 
@@ -69,7 +70,8 @@ def read_answer(student: Student, question: str, written: Completion, answer_typ
     """The rationale and the answer in what a student has written, read as in evaluation."""
     generation = Generation("", 0, written.text, None, written.finish_reason)
     rationale, step = split_answer(generation, student.method, answer_type)
-    read = judge(generation, step, Question("", question, ""), answer_type, {})[0]
+    asked = Question("", question, "", options_in(question))
+    read = judge(generation, step, asked, answer_type, {})[0]
     counts = written.prompt_tokens, written.completion_tokens
     return Answer(student.name, question, written.text, rationale, read, written.finish_reason, *counts)
 
