@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from cotdistill import cli
+from cotdistill.answers import answer_type
 from cotdistill.completions import Completion
 from cotdistill.errors import DataError
 from cotdistill.models import mark_complete
@@ -62,6 +63,15 @@ def test_of_select_paper_it_is_the_epoch_that_was_measured(tmp_path: Path) -> No
     result = {"method": "fine_tune_cot", "seed": 0, "epochs": [0.1, 0.4, 0.2]}
     (run / "result.json").write_text(json.dumps({"results": [{**result, "seed": 1, "epochs": [0.9]}, result]}))
     assert find_student(run).folder == student / "epochs/2"
+
+
+@pytest.mark.parametrize("rule", ["typed", "paper"])
+@pytest.mark.parametrize(("step", "letter"), [("Sam", "F"), ("(F)", "F"), ("(B)", "B")])
+def test_an_answer_is_read_among_the_options_of_its_question(mine: Path, rule: str, step: str, letter: str) -> None:
+    question = "Who won? Answer choices: (A) Bob, (B) Kim, (C) Ada, (D) Leo, (E) Mia, (F) Sam."
+    written = Completion(f" It is he. --> {step}", "stop")
+    read = once.read_answer(find_student(mine), question, written, answer_type(rule, "choice")).answer
+    assert read == (letter if rule == "typed" or step != "Sam" else None)
 
 
 @pytest.mark.parametrize("make", [tiny_model, pytest.param(tiny_t5, marks=pytest.mark.slow)])

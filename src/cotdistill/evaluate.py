@@ -20,6 +20,7 @@ from typing import Any
 
 from cotdistill import answers
 from cotdistill.answers import RULES, AnswerType
+from cotdistill.backends.transformers import TransformersBackend
 from cotdistill.completions import Request, SamplingParams
 from cotdistill.config import EvaluateConfig, nearest
 from cotdistill.errors import ConfigError, DataError
@@ -142,8 +143,6 @@ def count_right(
 
     Nothing is stored: a student in training has no identity yet.
     """
-    from cotdistill.backends.transformers import TransformersBackend
-
     params = SamplingParams(config.max_tokens or method.max_tokens, stop=method.stop)
     asked = [(Request((method.prompt(question),), params), question) for question in questions if question.id in ids]
     backend = TransformersBackend("", chat=method.chat, batch_size=config.batch_size, loaded=loaded)

@@ -108,7 +108,7 @@ def judge_run(config: Config, n: int, name: str = "") -> list[Judged]:
     is no judge or no such method.
     """
     judge, price = judge_of(config)
-    name = name or _default(config)
+    name = name or label(METHODS["fine_tune_cot"], config.student.seeds[0])
     if name not in (known := _names(config)):
         raise ConfigError(f"--judge-method: this run has no predictions {name!r}.\nIt has {', '.join(known)}.")
     done = run(config, "evaluate")
@@ -279,7 +279,3 @@ def _names(config: Config) -> list[str]:
     """The predictions that a run will have."""
     asked = [METHODS[name] for name in config.evaluate.methods]
     return [label(m, seed) for m in asked for seed in (config.student.seeds if m.trained else (None,))]
-
-
-def _default(config: Config) -> str:
-    return label(METHODS["fine_tune_cot"], config.student.seeds[0])

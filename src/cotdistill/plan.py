@@ -7,7 +7,7 @@ plan.requests, plan.tokens, plan.usd, plan.right
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -66,9 +66,10 @@ def make_plan(
 ) -> Plan:
     """What is missing of a job, and what it will cost; asks for nothing."""
     by_id = {question.id: question for question in questions}
+    answered = (g for g in read(job, questions, store, partial=True) if g.finish_reason != "error")
     pilot = [
         [(g.prompt_tokens, g.completion_tokens, right(by_id[g.question_id], g) is not None) for g in group]
-        for _, group in groupby(_answered(job, questions, store), key=lambda g: g.question_id)
+        for _, group in groupby(answered, key=lambda g: g.question_id)
     ]
     stored = sum(map(len, pilot))
     missing = len(questions) * job.n - stored
@@ -103,10 +104,6 @@ def make_plan(
         share,
         usd,
     )
-
-
-def _answered(job: Job, questions: Sequence[Question], store: Store) -> Iterator[Generation]:
-    return (g for g in read(job, questions, store, partial=True) if g.finish_reason != "error")
 
 
 def _mean(groups: Sequence[Sequence[float]]) -> Estimate:

@@ -11,7 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cotdistill.filters import leaked
 from cotdistill.records import Category, Question
+from cotdistill.tasks import fold
 
 if TYPE_CHECKING:
     from cotdistill.results.compare import Summary
@@ -57,8 +59,6 @@ def not_above_baseline(found: Sequence[Summary], random: float, majority: float)
 
 def seen_in_training(taught: Sequence[Question], test: Sequence[Question]) -> list[str]:
     """Test questions that are training questions: the same, or but for numbers and names."""
-    from cotdistill.filters import leaked
-
     same = leaked(test, taught)
     templates = {template(question.text) for question in taught}
     like = sum(question.id not in same and template(question.text) in templates for question in test)
@@ -75,8 +75,6 @@ def seen_in_training(taught: Sequence[Question], test: Sequence[Question]) -> li
 
 def template(text: str) -> str:
     """A text without its numbers in digits and its capitalised words, wherever they stand; white space folded."""
-    from cotdistill.tasks import fold
-
     words = WORD.sub(lambda word: "X" if word[0][0].isupper() else word[0], fold(text))
     return NUMBER.sub("0", re.sub("X( X)+", "X", words))
 

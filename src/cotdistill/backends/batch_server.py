@@ -12,7 +12,6 @@ https://platform.openai.com/docs/api-reference/batch
 from __future__ import annotations
 
 import asyncio
-import itertools
 import re
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
@@ -128,7 +127,8 @@ class BatchServer:
             yield content
 
         headers = {"Content-Type": "application/json", "Content-Length": str(len(content))}
-        for attempt in itertools.count():
+        attempt = 0
+        while True:
             try:
                 return await self._batch(self._sent("POST", "/batches", parts, headers))
             except Transient as error:
@@ -140,7 +140,7 @@ class BatchServer:
                 await self._pause(attempt, Transient(str(error)))
             if found := await self.find(file_id, nonce):
                 return found
-        raise AssertionError
+            attempt += 1
 
     async def find(self, file_id: str, nonce: str) -> dict[str, Any] | None:
         """The batch that was made of a file, if there is one."""
@@ -227,12 +227,13 @@ class BatchServer:
 
     async def _tried(self, once: Callable[[], Awaitable[T]]) -> T:
         """What `once` brings, tried again as often as it may be."""
-        for attempt in itertools.count():
+        attempt = 0
+        while True:
             try:
                 return await once()
             except Transient as error:
                 await self._pause(attempt, error)
-        raise AssertionError
+            attempt += 1
 
     async def _batch(self, sent: AbstractAsyncContextManager[aiohttp.ClientResponse]) -> dict[str, Any]:
         if not _is_batch(batch := await self._json(sent)):

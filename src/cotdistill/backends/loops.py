@@ -47,8 +47,10 @@ def own_loop(keep_interrupts: bool = False) -> Iterator[tuple[asyncio.AbstractEv
 
 @contextmanager
 def first_interrupt(stop: Callable[[], None]) -> Iterator[None]:
-    """The first Ctrl-C calls `stop`; the next one is a KeyboardInterrupt. Where it is ignored, as in a script's
-    background command, it stays so."""
+    """The first Ctrl-C calls `stop`; the next one is a KeyboardInterrupt.
+
+    Where it is ignored, as in a script's background command, it stays so.
+    """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield

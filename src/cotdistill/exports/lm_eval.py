@@ -16,7 +16,7 @@ from cotdistill.errors import ConfigError
 from cotdistill.evaluate import score
 from cotdistill.exports.job import Job, Made
 from cotdistill.methods import Method, methods
-from cotdistill.models import is_seq2seq
+from cotdistill.models import has_bf16, is_seq2seq
 from cotdistill.records import FinishReason, Generation, Question, write_atomic
 from cotdistill.runs import Run
 
@@ -114,8 +114,6 @@ def _dtype() -> list[str]:
     """As evaluation loads a model on this machine."""
     if find_spec("torch") is None:
         return []
-    from cotdistill.models import has_bf16
-
     return [f"dtype={'bfloat16' if has_bf16() else 'float32'}"]
 
 

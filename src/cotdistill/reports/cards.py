@@ -14,7 +14,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cotdistill.checksums import CARD
-from cotdistill.config import TeacherConfig
 from cotdistill.curate import REASONS
 from cotdistill.errors import DataError
 from cotdistill.methods import HUMAN, METHODS, Method
@@ -164,13 +163,9 @@ def teachers(this: Run, manifest: Mapping[str, Any]) -> Iterator[str]:
                 "The server called it " + ", ".join(f"{code(n)} ({count:,} texts)" for n, count in names.items()) + "."
             )
         yield yaml_block(config.model_dump(mode="json", exclude=NOT_SHOWN))
-        yield from _system(config)
-
-
-def _system(teacher: TeacherConfig) -> Iterator[str]:
-    if teacher.system:
-        yield "With the system message:"
-        yield block(teacher.system)
+        if config.system:
+            yield "With the system message:"
+            yield block(config.system)
 
 
 def prompts(this: Run) -> Iterator[str]:

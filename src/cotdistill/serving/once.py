@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cotdistill import answers
 from cotdistill.answers import AnswerType
+from cotdistill.backends.transformers import TransformersBackend
 from cotdistill.completions import Completion, Request
 from cotdistill.config import TaskConfig
 from cotdistill.errors import ConfigError, DataError
@@ -18,6 +19,7 @@ from cotdistill.records import FinishReason, Generation, Question
 from cotdistill.reports.showing import visible
 from cotdistill.serving.student import Student, find_student
 from cotdistill.tasks import GYM, answer_type_of, load_task
+from cotdistill.tasks.files import options_in
 
 MOST_QUESTION = 100_000  # characters that are read from stdin: more than any student reads
 
@@ -55,8 +57,6 @@ def ask_once(run: Path, question: str, label: str = "", as_json: bool = False) -
 
 def write(student: Student, question: str) -> Completion:
     """What a student writes, asked as in evaluation. Raises `DataError` where it cannot be, as where it is too long."""
-    from cotdistill.backends.transformers import TransformersBackend
-
     method, trust = student.method, student.config.student.trust_remote_code
     backend = TransformersBackend(str(student.folder), method.chat, trust_remote_code=trust)
     request = Request((method.prompt(Question("", question, "")),), student.params)
@@ -70,7 +70,8 @@ def read_answer(student: Student, question: str, written: Completion, answer_typ
     """The rationale and the answer in what a student has written, read as in evaluation."""
     generation = Generation("", 0, written.text, None, written.finish_reason)
     rationale, step = split_answer(generation, student.method, answer_type)
-    read = judge(generation, step, Question("", question, ""), answer_type, {})[0]
+    asked = Question("", question, "", options_in(question))
+    read = judge(generation, step, asked, answer_type, {})[0]
     counts = written.prompt_tokens, written.completion_tokens
     return Answer(student.name, question, written.text, rationale, read, written.finish_reason, *counts)
 

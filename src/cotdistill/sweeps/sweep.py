@@ -58,7 +58,9 @@ def sweep(
     until = read_yaml(path).get("until", "report")
     folders = [config.folder for _, config in runs]
     if only is not None:
-        return {"sweep": path.stem, "runs": [one_run(_named(runs, only), until, folders)], "curves": []}
+        settings, config = _named(runs, only)
+        entry = {"run": only, "settings": settings, **one_run(config, until, folders)}
+        return {"sweep": path.stem, "runs": [entry], "curves": []}
     if jobs > 1 and ranks.processes() > 1:
         raise ConfigError(
             "--jobs: this is one of several processes of torchrun, which train together.\nUse one or the other."
@@ -77,9 +79,9 @@ def sweep(
     order = sorted(runs, key=lambda run: -sum(teacher.samples for teacher in run[1].all_teachers))
     with Board([config.name for _, config in order]) as board:
         if jobs == 1:
-            for settings, config in order:
+            for _, config in order:
                 board.begin(config.name)
-                done(config.name, one_run((settings, config), until, folders))
+                done(config.name, one_run(config, until, folders))
         else:
             for name, error in buy(order, until):
                 done(name, {"error": error})
@@ -92,21 +94,19 @@ def sweep(
     return summary
 
 
-def one_run(run_of: tuple[dict[str, Any], Config], until: Stage, siblings: Sequence[Path] = ()) -> dict[str, Any]:
-    """The entry of one run: its results, or its error."""
-    settings, config = run_of
-    entry: dict[str, Any] = {"run": config.name, "settings": settings}
+def one_run(config: Config, until: Stage, siblings: Sequence[Path] = ()) -> dict[str, Any]:
+    """What came of one run: its results, or its error."""
     try:
         this = run(config, until, siblings)
         place = place_of(this)
     except CotdistillError as error:
-        return entry | {"error": str(error)}
+        return {"error": str(error)}
     except Exception as error:  # noqa: BLE001 - the rest go on; the traceback is shown
         progress.say(traceback.format_exc())
-        return entry | {"error": f"{type(error).__name__}: {error}"}
+        return {"error": f"{type(error).__name__}: {error}"}
     ledger = this.curated.ledger if this.curated else {}
     results = [to_json(result) | {"rights": _rights(this, result)} for result in this.results]
-    return entry | {"task": this.task.name, "place": place, "results": results, "ledger": ledger}
+    return {"task": this.task.name, "place": place, "results": results, "ledger": ledger}
 
 
 def _rights(this: Run, result: Result) -> str:
@@ -138,8 +138,7 @@ def buy(runs: Sequence[tuple[dict[str, Any], Config]], until: Stage) -> Iterator
         pool = repr((config.task, config.all_teachers))
         if asked and pool not in errors:
             progress.say(f"sweep: first the teacher's part of {config.name}")
-            entry = one_run(({}, config), "generate")
-            errors[pool] = entry.get("error", "")
+            errors[pool] = one_run(config, "generate").get("error", "")
         if asked and errors[pool]:
             yield config.name, errors[pool]
 

@@ -45,6 +45,11 @@ SVAMP = f"{GITHUB}/arkilpatel/SVAMP/78e727689e1c1bebfc4be39c446898e8e10b0518"
 ZERO_SHOT_COT = f"{GITHUB}/kojima-takeshi188/zero_shot_cot/5ef330fcdeec0cd26aee27943504f91f8ec1c33c/dataset"
 
 
+def at(folder: str, path: str, sha256: str) -> Raw:
+    """A file that has the last part of its `path` in a folder of the web."""
+    return Raw(path, f"{folder}/{path.rpartition('/')[2]}", sha256)
+
+
 def collected(path: str, sha256: str) -> Raw:
     """A file as Kojima et al. 2022 collected it, whose copies the authors use."""
     return Raw(path, f"{ZERO_SHOT_COT}/{path}", sha256)
@@ -106,14 +111,14 @@ TASKS: dict[str, Entry] = {
         "integer",
         published(
             paper.gsm8k,
-            Raw(
+            at(
+                GSM8K,
                 "grade-school-math/train.jsonl",
-                f"{GSM8K}/train.jsonl",
                 "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465",
             ),
-            Raw(
+            at(
+                GSM8K,
                 "grade-school-math/test.jsonl",
-                f"{GSM8K}/test.jsonl",
                 "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14",
             ),
         ),
@@ -128,16 +133,8 @@ TASKS: dict[str, Entry] = {
         published(
             paper.aqua,
             # As Hugging Face's datasets had it in datasets/aqua_rat/dataset_infos.json, with that of test.json.
-            Raw(
-                "AQuA/train.json",
-                f"{AQUA}/train.json",
-                "35b70c7cb1660c34d302bb932dfd3656ce3d05e8c982c797767fec31d7d1e0ba",
-            ),
-            Raw(
-                "AQuA/test.json",
-                f"{AQUA}/test.json",
-                "de41581881ef95c5588c44ddc701c77fd480839241dd422a0d181262af24520c",
-            ),
+            at(AQUA, "AQuA/train.json", "35b70c7cb1660c34d302bb932dfd3656ce3d05e8c982c797767fec31d7d1e0ba"),
+            at(AQUA, "AQuA/test.json", "de41581881ef95c5588c44ddc701c77fd480839241dd422a0d181262af24520c"),
             most_train=10_000,
         ),
         train=10_000,
@@ -152,11 +149,7 @@ TASKS: dict[str, Entry] = {
         "number",
         published(
             paper.svamp,
-            Raw(
-                "SVAMP/SVAMP.json",
-                f"{SVAMP}/SVAMP.json",
-                "5be77703a6d891ae476d7c082787ad361392aa02453b132516cdd5f4e7934e3e",
-            ),
+            at(SVAMP, "SVAMP/SVAMP.json", "5be77703a6d891ae476d7c082787ad361392aa02453b132516cdd5f4e7934e3e"),
         ),
         train=700,
         test=300,
@@ -224,14 +217,14 @@ TASKS: dict[str, Entry] = {
         "choice",
         published(
             paper.commonsense_qa,
-            Raw(
+            at(
+                COMMONSENSE_QA,
                 "CommonsenseQA/train_rand_split.jsonl",
-                f"{COMMONSENSE_QA}/train_rand_split.jsonl",
                 "58ffa3c8472410e24b8c43f423d89c8a003d8284698a6ed7874355dedd09a2fb",
             ),
-            Raw(
+            at(
+                COMMONSENSE_QA,
                 "CommonsenseQA/dev_rand_split.jsonl",
-                f"{COMMONSENSE_QA}/dev_rand_split.jsonl",
                 "3210497fdaae614ac085d9eb873dd7f4d49b6f965a93adadc803e1229fd8a02a",
             ),
         ),
