@@ -77,6 +77,7 @@ def nursery() -> Connection[Any, Any]:
     """To the process that forks, of this one; it ends, and its servers, when this one does."""
     ours, theirs = Pipe()
     command = [sys.executable, __file__, str(theirs.fileno())]
+    # A session of its own: a Ctrl-C is for the tests alone.
     process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
     theirs.close()
     atexit.register(process.wait)
