@@ -59,6 +59,7 @@ class Asking:
         self.submissions: Counter[str] = Counter()
         self.open: dict[str, Entry] = {}  # batches to wait for, by nonce
         self.counts: dict[str, tuple[int, int, int]] = {}  # of those: requests completed, failed, all
+        self.alone: set[str] = set()  # batches that were submitted when there was no other, by nonce
         self.most_open = 0  # batches that the account takes at once, 0 where that is not known
         self.spent: BudgetReached | None = None
         self.said = time.monotonic()
@@ -187,6 +188,8 @@ class Asking:
             self.journal.end(entry, ids)
             raise
         self.journal.name(entry, batch["id"])
+        if not self.open:
+            self.alone.add(entry.nonce)
         self.wait_for(entry)
         say(f"batch {self.shown(entry.batch)}: {len(ids)} requests submitted")
 
@@ -289,8 +292,8 @@ class Asking:
         name, message = self.shown(entry.batch), self.shown(_of(problem, "message") or problem)
         advised = "Check the teacher section of the config."
         if _of(problem, "code") == TOO_MANY_TOKENS:
-            if self.open:
-                self.most_open = len(self.open)
+            if entry.nonce not in self.alone:
+                self.most_open = max(1, len(self.open))
                 say(f"batch {name}: {message} Its requests wait for the batches before it.")
                 return
             advised = "Submit fewer requests a batch, or wait until other batches of the account have ended."
