@@ -402,6 +402,7 @@ def test_over_long_examples_stop_the_training(base: Path, tmp_path: Path, max_le
     assert message.startswith("1 of 9 training examples have more than 60 tokens (up to 32: ")
     assert "up to 128: 1)" in message
     assert "student.over_long=drop" in message
+    assert ("Raise student.max_length" if max_length else "take another student.model") in message
     assert len(message.splitlines()) <= 3
     assert not (tmp_path / "student").exists()
 

@@ -154,7 +154,9 @@ def _once(read: Read) -> Read:
 
 
 def _spoken(text: str) -> str:
-    return text.rpartition("</think>")[2]
+    """What is behind the thoughts; an answer between tags as one behind "####"."""
+    text = text.rpartition("</think>")[2]
+    return text.replace("<answer>", "\n#### ").replace("</answer>", "\n") if "<answer>" in text else text
 
 
 def _said(text: str) -> str:

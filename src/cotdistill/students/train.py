@@ -116,7 +116,7 @@ def _learn(job: Job, progress: Callable[[int, int], object], answer: Answer | No
     student = _load_student(config)
     limit = min(config.max_length or math.inf, getattr(student.model.config, "max_position_embeddings", math.inf))
     tokenised = {pair: make_example(student, pair, config.format == "chat") for pair in pairs}
-    fitting = _fitting(pairs, tokenised, limit, config.over_long)
+    fitting = _fitting(pairs, tokenised, limit, config)
     examples, dev_examples = ([tokenised[p] for p in side] for side in split_dev(fitting, config.dev_fraction, seed))
     longest = max(example.length for example in examples)
     student, soft = _with_teacher(student, [tokenised[p] for p in fitting], job)
@@ -324,15 +324,19 @@ def split_dev(pairs: Sequence[Pair], fraction: float, seed: int) -> tuple[list[P
     return train_pairs, [pair for pair in pairs if pair.question_id in held_out]
 
 
-def _fitting(pairs: Sequence[Pair], tokenised: Mapping[Pair, Example], limit: float, over_long: str) -> list[Pair]:
+def _fitting(
+    pairs: Sequence[Pair], tokenised: Mapping[Pair, Example], limit: float, config: StudentConfig
+) -> list[Pair]:
     lengths = [tokenised[pair].length for pair in pairs]
     fitting = [pair for pair, length in zip(pairs, lengths, strict=True) if length <= limit]
     dropped = len(pairs) - len(fitting)
-    if (dropped and over_long == "raise") or not fitting:
+    if (dropped and config.over_long == "raise") or not fitting:
         bins = Counter(2 ** math.ceil(math.log2(length)) for length in lengths)
         histogram = ", ".join(f"up to {top}: {bins[top]}" for top in sorted(bins))
+        ours = limit == config.max_length
+        more = "Raise student.max_length" if ours else "The model has no more positions: take another student.model"
         raise DataError(
             f"{dropped} of {len(pairs)} training examples have more than {limit} tokens ({histogram}).\n"
-            "A completion is never cut. Raise student.max_length, or leave them out with student.over_long=drop."
+            f"A completion is never cut. {more}, or leave them out with student.over_long=drop."
         )
     return fitting
