@@ -11,7 +11,7 @@ run: $(READY)
 	$(BIN)/cotdistill run
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal -m "not slow and not gpu"
 
 slow: setup
 	$(BIN)/pytest -m "slow and not gpu"
