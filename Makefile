@@ -14,7 +14,7 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal -m "not slow and not gpu"
 
 slow: setup
-	$(BIN)/pytest -m "slow and not gpu"
+	$(BIN)/pytest -m "slow and not gpu" --durations=25
 
 # The tests start hundreds of processes: bytecode is kept, though an image may say otherwise.
 test slow: export PYTHONDONTWRITEBYTECODE :=
