@@ -15,11 +15,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from cotdistill import models
 from cotdistill.errors import DataError
 from cotdistill.exports.check import Trained, greedy
 from cotdistill.exports.job import Job, Made
 from cotdistill.methods import Method
-from cotdistill.models import has_bf16, import_training
+from cotdistill.models import import_training
 from cotdistill.progress import say
 from cotdistill.records import Question
 from cotdistill.reports.cards import OTHER_EPOCH
@@ -176,6 +177,6 @@ def command(trained: Trained, this: Run, out: Path) -> str:
     """What serves a folder; vLLM has no encoder-decoder models of text."""
     if trained.loaded.seq2seq:
         return shlex.join(["python", "-c", ONE_ANSWER.format(folder=str(out.absolute()))])
-    dtype = "bfloat16" if has_bf16() else "float32"  # as evaluation here
+    dtype = "bfloat16" if models.has_bf16() else "float32"  # as evaluation here
     words = ["vllm", "serve", str(out.absolute()), "--served-model-name", trained.student.name, "--dtype", dtype]
     return shlex.join(words + ["--trust-remote-code"] * this.config.student.trust_remote_code)

@@ -11,12 +11,11 @@ from typing import Any
 
 import yaml
 
-from cotdistill import answers
+from cotdistill import answers, models
 from cotdistill.errors import ConfigError
 from cotdistill.evaluate import score
 from cotdistill.exports.job import Job, Made
 from cotdistill.methods import Method, methods
-from cotdistill.models import has_bf16, is_seq2seq
 from cotdistill.records import FinishReason, Generation, Question, write_atomic
 from cotdistill.runs import Run
 
@@ -55,7 +54,7 @@ def to_lm_eval(job: Job) -> Made:
         "answer_type": this.task.answer_type,
         "options": this.task.options,
         "form": student.format,
-        "seq2seq": is_seq2seq(student.model),
+        "seq2seq": models.is_seq2seq(student.model),
         "rationale": student.rationale,
     }
     write_atomic(out / "utils.py", LM_EVAL_READER.format(settings=f"**{settings!r}"))
@@ -114,7 +113,7 @@ def _dtype() -> list[str]:
     """As evaluation loads a model on this machine."""
     if find_spec("torch") is None:
         return []
-    return [f"dtype={'bfloat16' if has_bf16() else 'float32'}"]
+    return [f"dtype={'bfloat16' if models.has_bf16() else 'float32'}"]
 
 
 def judge_with(
