@@ -133,7 +133,7 @@ def test_a_stop_string_of_many_tokens(llama: TransformersBackend) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ByteLevelBPETokenizer", "SentencePieceBPETokenizer"])
-@pytest.mark.parametrize("stop", [(" END",), ("\n\n", "Q:"), (" ",), ("。",), ("\U0001f600", "is ")])
+@pytest.mark.parametrize("stop", [(" END",), ("\n\n", "Q:"), (" ",), ("。",), ("\U0001f600", "figs")])
 def test_a_stop_string_ends_a_text_at_its_last_token(kind: str, stop: tuple[str, ...]) -> None:
     """Whatever the tokens are: merged words, pieces with a space, the bytes of a character."""
     import tokenizers

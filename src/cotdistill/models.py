@@ -20,8 +20,9 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,22 @@ class LoadedModel:
     eos_ids: list[int]
     pad_id: int
     seq2seq: bool = False
+
+    @cached_property
+    def may_stop(self) -> Callable[[tuple[str, ...], int], bool]:
+        """Whether a token can be the last of one of some stop strings: it has that one's last character.
+
+        What is not sure to be in one token's text is taken for one: a space may be dropped, and a character that is not
+        ASCII have its bytes in several.
+        """
+        tokenizer = self.tokenizer
+
+        @lru_cache(2**16)  # gone with the model
+        def may(stop: tuple[str, ...], token: int) -> bool:
+            text = tokenizer.decode([token], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            return any(one[-1] in text or one[-1] == " " or not one[-1].isascii() for one in stop)
+
+        return may
 
 
 def cache_folder() -> Path:

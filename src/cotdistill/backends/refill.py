@@ -184,20 +184,9 @@ def has_ended(loaded: LoadedModel, tokens: list[int], params: SamplingParams) ->
         text = loaded.tokenizer.decode(part, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return any(stop in text for stop in params.stop)
 
-    if not params.stop or not _may_stop(loaded.tokenizer, params.stop, tokens[-1]):
+    if not params.stop or not loaded.may_stop(params.stop, tokens[-1]):
         return False
     return stops(tokens[-_tail(params.stop) :]) and stops(tokens)
-
-
-@lru_cache(2**16)
-def _may_stop(tokenizer: Any, stop: tuple[str, ...], token: int) -> bool:
-    """Whether a token can be the last of a stop string: it has that one's last character.
-
-    What is not sure to be in one token's text is taken for one: a space may be dropped, and a character that is not
-    ASCII have its bytes in several.
-    """
-    text = tokenizer.decode([token], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return any(one[-1] in text or one[-1] == " " or not one[-1].isascii() for one in stop)
 
 
 @lru_cache(1024)
