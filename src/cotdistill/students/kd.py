@@ -34,11 +34,10 @@ from cotdistill.models import LoadedModel, free_memory, has_bf16, load_model, lo
 from cotdistill.progress import PLAIN_SECONDS, say
 from cotdistill.records import write_atomic
 from cotdistill.students.examples import BLANK, IGNORED, Example, collate
-from cotdistill.students.trainer import read_completions
+from cotdistill.students.trainer import read_completions, rows_at_once
 
 SHARD = 256  # examples a file
 TOKENS = 2048  # that the teacher reads at once, with padding
-ROWS = 256  # tokens whose whole distributions are there at once, in fp32
 NOTHING = torch.finfo(torch.float32).min  # the logarithm of 0, but a number: 0 times it is 0
 PROBE = " 12.5 + 3 = 15.5, so\n\tThe answer — is (a)."
 
@@ -150,7 +149,7 @@ class SoftTargets:
         there = {name: rows.to(teacher.model.device) for name, rows in batch.items() if name != "question_ids"}
         _, logits, targets = read_completions(teacher.model, teacher.model, there)
         parts = []
-        for places in (targets != IGNORED).nonzero().split(ROWS):
+        for places in (targets != IGNORED).nonzero().split(rows_at_once(targets)):
             scaled = logits[tuple(places.T)][:, : self.size].float() / self.kd.temperature
             ids = scaled.topk(min(self.kd.top_k, scaled.shape[1])).indices
             parts.append((ids.int().cpu(), grouped(scaled, ids).cpu()))
@@ -174,7 +173,7 @@ def kd_loss(logits: Any, targets: Any, top_ids: Any, top_logprobs: Any, temperat
         return kl_div(grouped(rows.float() / temperature, ids.long()), logprobs, reduction="sum", log_target=True)
 
     # A few rows at a time, and again for their gradient: else it took twice the memory of the cross-entropy.
-    split = (rows.split(ROWS) for rows in (logits[targets != IGNORED], top_ids, top_logprobs))
+    split = (rows.split(rows_at_once(logits)) for rows in (logits[targets != IGNORED], top_ids, top_logprobs))
     parts = [checkpoint(of, *some, use_reentrant=False, preserve_rng_state=False) for some in zip(*split, strict=True)]
     return temperature**2 * torch.stack(parts).sum()
 

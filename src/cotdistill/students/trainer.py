@@ -63,17 +63,21 @@ def read_completions(model: Any, bare: Any, batch: Mapping[str, Any]) -> tuple[A
     return outputs, outputs.logits, targets[:, columns]
 
 
+def rows_at_once(tensor: Any) -> int:
+    """How many tokens' distributions, where `tensor` is."""
+    return ROWS.get(tensor.device.type, ROWS["cpu"])
+
+
 def summed_loss(logits: Any, targets: Any) -> Any:
     """The cross-entropy of `logits` (tokens, vocabulary) and `targets` (tokens), summed over those not IGNORED.
 
     In fp32 some ROWS at a time, and once more for their gradient: all at once would take the most memory of a step.
     """
-    at_once = ROWS.get(logits.device.type, ROWS["cpu"])
 
     def of(rows: Any, labels: Any) -> Any:
         return cross_entropy(rows.float(), labels, ignore_index=IGNORED, reduction="sum")
 
-    split = zip(logits.split(at_once), targets.split(at_once), strict=True)
+    split = zip(logits.split(rows_at_once(logits)), targets.split(rows_at_once(logits)), strict=True)
     losses = [checkpoint(of, *some, use_reentrant=False, preserve_rng_state=False) for some in split]
     return torch.stack(losses).sum()
 
